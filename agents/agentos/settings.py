@@ -1,0 +1,248 @@
+"""Settings, read from the environment once and checked before anything starts.
+
+A variable's name is its field's name in capitals: `agentos_port` is AGENTOS_PORT. An empty
+variable counts as unset. Each of FILE_VARIABLES may be given as NAME_FILE instead, the path of a
+file that holds the value, so that the value itself never shows in `docker inspect`.
+"""
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from redis.asyncio import ConnectionPool
+
+FILE_VARIABLES = ("DATABASE_URL", "REDIS_URL", "BETTER_AUTH_SECRET")
+
+# Parameters that Prisma reads from its URL and libpq refuses as unknown.
+# https://www.prisma.io/docs/orm/overview/databases/postgresql#arguments
+# Prisma's sslaccept and sslidentity are not among them: to drop them would weaken a connection.
+PRISMA_PARAMETERS = frozenset(
+    {
+        "connection_limit",
+        "max_connection_lifetime",
+        "max_idle_connection_lifetime",
+        "pgbouncer",
+        "pool_timeout",
+        "schema",
+        "socket_timeout",
+        "statement_cache_size",
+    }
+)
+
+_POSTGRESQL_SCHEME = re.compile(r"(?:postgres|postgresql)(?:\+psycopg)?://", re.IGNORECASE)
+_ORIGIN = re.compile(r"https?://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?", re.IGNORECASE)
+_HOST = re.compile(r"[a-z0-9._-]+|\[[0-9a-f:.]+\]", re.IGNORECASE)
+
+
+class SettingsError(Exception):
+    """The environment cannot be used."""
+
+    def __init__(self, problems: list[str]) -> None:
+        """Keep `problems`: one line each, with the variable's name and never a secret's value."""
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+
+def normalise_database_url(url: str) -> str:
+    """Turn a PostgreSQL URL, as Prisma or SQLAlchemy write it, into one that libpq takes.
+
+    The scheme becomes `postgresql://` and Prisma's own parameters are dropped; all else is kept
+    as it was written.
+
+    Args:
+        url: for example `postgres://user:password@host:5432/database?schema=public`.
+
+    Returns:
+        For example `postgresql://user:password@host:5432/database`.
+
+    Raises:
+        ValueError: the URL is of no use; the message holds no part of it, as libpq's own might.
+    """
+    scheme = _POSTGRESQL_SCHEME.match(url)
+    if scheme is None:
+        raise ValueError("is not a PostgreSQL URL")
+    base, _, query = url[scheme.end() :].partition("?")
+    parameters = [
+        parameter
+        for parameter in query.split("&")
+        if parameter and parameter.partition("=")[0] not in PRISMA_PARAMETERS
+    ]
+    normalised = f"postgresql://{base}" + ("?" + "&".join(parameters) if parameters else "")
+    try:
+        parts = conninfo_to_dict(normalised)
+    except psycopg.Error:
+        raise ValueError(
+            "has a part that libpq cannot read (a special character not percent-encoded,"
+            " or an unknown parameter)"
+        ) from None
+    if not parts.get("host") or "@" in str(parts["host"]):
+        raise ValueError("has no host, or a password with a special character not percent-encoded")
+    if not parts.get("dbname"):
+        raise ValueError("names no database")
+    if not all(_is_port(port) for port in str(parts.get("port", 5432)).split(",")):
+        raise ValueError("has a port that is not a number from 1 to 65535")
+    return normalised
+
+
+def check_redis_url(url: str) -> str:
+    """Check a Redis URL.
+
+    Args:
+        url: for example `redis://:password@host:6379/0`, or `rediss://` for TLS.
+
+    Returns:
+        The same URL.
+
+    Raises:
+        ValueError: the URL is of no use; the message holds no part of it.
+    """
+    if re.match("rediss?://", url, re.IGNORECASE) is None:
+        raise ValueError("is not a Redis URL")
+    try:
+        ConnectionPool.from_url(url).make_connection()  # type: ignore[no-untyped-call]
+        # redis-py itself takes localhost for a missing host, and 0 for a database it cannot read.
+        parts = urlsplit(url)
+        readable = parts.hostname and not parts.fragment and re.fullmatch("/?[0-9]*", parts.path)
+    except (TypeError, ValueError):
+        readable = None
+    if not readable:
+        raise ValueError(
+            "has a part that redis-py cannot read (a special character not percent-encoded,"
+            " no host, a database that is not a number, or an unknown parameter)"
+        )
+    return url
+
+
+def _is_port(text: str) -> bool:
+    return text.isascii() and text.isdigit() and 1 <= int(text) <= 65535
+
+
+def _in_secret(check: Callable[[str], str]) -> AfterValidator:
+    """Make a pydantic validator that applies `check` to the value inside a SecretStr."""
+    return AfterValidator(lambda secret: SecretStr(check(secret.get_secret_value())))
+
+
+def _split(text: object) -> object:
+    """Split a comma-separated variable; leave a default, already a tuple, as it is."""
+    if not isinstance(text, str):
+        return text
+    return tuple(item.strip() for item in text.split(",") if item.strip())
+
+
+def _each(pattern: re.Pattern[str]) -> AfterValidator:
+    """Make a validator of a tuple, each item of which must match, and is put in lower case."""
+
+    def check(items: tuple[str, ...]) -> tuple[str, ...]:
+        for item in items:
+            if pattern.fullmatch(item) is None:
+                raise ValueError(f"has {item!r}")
+        return tuple(item.lower() for item in items)
+
+    return AfterValidator(check)
+
+
+_Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+
+
+class Settings(BaseSettings):
+    """What AgentOS can be told. Each description is also what a message says was expected."""
+
+    model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore", frozen=True)
+
+    database_url: Annotated[SecretStr, _in_secret(normalise_database_url)] = Field(
+        description="postgresql://user:password@host:port/database"
+    )
+    redis_url: Annotated[SecretStr, _in_secret(check_redis_url)] = Field(
+        description="redis://:password@host:port/database"
+    )
+    better_auth_secret: SecretStr = Field(
+        min_length=32, description="the secret that Better Auth uses, of 32 characters or more"
+    )
+    agentos_host: str = Field("127.0.0.1", description="an address or host name to listen on")
+    agentos_port: int = Field(7777, ge=1, le=65535, description="a number from 1 to 65535")
+    agentos_log_level: Annotated[
+        Literal["critical", "error", "warning", "info", "debug"],
+        BeforeValidator(lambda level: level.lower() if isinstance(level, str) else level),
+    ] = Field("info", description="critical, error, warning, info or debug")
+    agentos_reload: bool = Field(False, description="true or false")
+    agentos_cors_origins: Annotated[_Names, _each(_ORIGIN)] = Field(
+        ("http://localhost:3000", "http://localhost:3001"),
+        description="origins such as http://localhost:3000, with commas between",
+    )
+    agentos_allowed_hosts: Annotated[_Names, _each(_HOST)] = Field(
+        (), description="host names without ports, with commas between; IPv6 in brackets"
+    )
+
+
+def load_settings() -> Settings:
+    """Read the settings from the environment of this process.
+
+    Returns:
+        The settings, all of them checked.
+
+    Raises:
+        SettingsError: with every problem found, not the first alone.
+    """
+    problems: list[str] = []
+    from_files: dict[str, str] = {}
+    rejected: set[str] = set()
+    for name in FILE_VARIABLES:
+        try:
+            value = _read_file_variable(name)
+        except ValueError as error:
+            problems.append(str(error))
+            rejected.add(name)
+        else:
+            if value is not None:
+                from_files[name.lower()] = value
+    try:
+        settings = Settings(**from_files)  # type: ignore[arg-type]
+    except ValidationError as error:
+        for details in error.errors(include_url=False):
+            name = str(details["loc"][0])
+            if name.upper() not in rejected:
+                problems.append(_describe(name, details, from_file=name in from_files))
+    if problems:
+        raise SettingsError(problems)
+    return settings
+
+
+def _read_file_variable(name: str) -> str | None:
+    """Give the value in the file that NAME_FILE names, or None if it names none."""
+    path = os.environ.get(f"{name}_FILE")
+    if not path:
+        return None
+    if os.environ.get(name):
+        raise ValueError(f"{name} and {name}_FILE are both set; expected one of them")
+    try:
+        value = Path(path).read_text(encoding="utf-8").rstrip("\r\n")
+    except OSError as error:
+        raise ValueError(f"{name}_FILE: cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{name}_FILE: cannot read {path}: it is not UTF-8 text") from None
+    if not value:
+        raise ValueError(f"{name}_FILE: {path} is empty; expected the value of {name}")
+    return value
+
+
+def _describe(field: str, details: ErrorDetails, *, from_file: bool) -> str:
+    """Say in one line what is wrong with a field; a secret's value is left out."""
+    name = field.upper()
+    expected = Settings.model_fields[field].description
+    if details["type"] == "missing":
+        return f"{name} is not set; expected {expected}, or {name}_FILE, a file that holds it"
+    if details["type"] == "value_error":
+        wrong = str(details["ctx"]["error"])
+    elif name in FILE_VARIABLES:
+        wrong = "is not valid"
+    else:
+        wrong = f"is {details['input']!r}"
+    return f"{name}{'_FILE' if from_file else ''} {wrong}; expected {expected}"

@@ -1,0 +1,125 @@
+"""How the containers are made: what protects a laptop, and names others rely on."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from stack import INSIDE, PORTS, SERVICES, Stack
+
+CAPABILITIES = {
+    "postgres": {"CHOWN", "DAC_OVERRIDE", "FOWNER", "SETGID", "SETUID"},
+    "redis": {"CHOWN", "DAC_OVERRIDE", "SETGID", "SETUID"},
+    "agentos": set(),
+    "pgadmin": set(),
+}
+VOLUMES = {
+    "postgres": "/var/lib/postgresql/data",
+    "redis": "/data",
+    "pgadmin": "/var/lib/pgadmin",
+}
+
+
+def test_names(stack: Stack) -> None:
+    assert stack.services() == sorted(SERVICES)
+    assert stack.volumes() == [f"molecule_{s}_data" for s in sorted(VOLUMES)]
+    assert len(stack.client.networks(names=["molecule_network"])) == 1
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_ports_are_published_on_loopback_and_nowhere_else(host, stack: Stack, service: str) -> None:
+    port = PORTS[service]
+    assert host.socket(f"tcp://127.0.0.1:{port}").is_listening
+    listening = [s for s in host.socket.get_listening_sockets() if s.endswith(f":{port}")]
+    assert listening == [f"tcp://127.0.0.1:{port}"]
+    bindings = {k: v for k, v in stack.inspect(service)["NetworkSettings"]["Ports"].items() if v}
+    assert bindings == {f"{INSIDE[service]}/tcp": [{"HostIp": "127.0.0.1", "HostPort": str(port)}]}
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_limits_and_rights(stack: Stack, service: str) -> None:
+    host = stack.inspect(service)["HostConfig"]
+    assert host["RestartPolicy"]["Name"] == "unless-stopped"
+    assert host["Memory"] > 0
+    assert host["PidsLimit"] > 0
+    assert host["LogConfig"] == {
+        "Type": "json-file",
+        "Config": {"max-size": "10m", "max-file": "3"},
+    }
+    assert host["CapDrop"] == ["ALL"]
+    added = {c.removeprefix("CAP_") for c in host["CapAdd"] or []}
+    assert added == CAPABILITIES[service]
+    assert any(o.startswith("no-new-privileges") for o in host["SecurityOpt"])
+    assert not host["Privileged"]
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_the_main_process_is_not_root(stack: Stack, service: str) -> None:
+    table = stack.client.top(f"molecule_{service}", "-eo pid,uid,args")
+    users = {int(row[1]) for row in table["Processes"]}
+    assert 0 not in users, table
+
+
+def test_particulars(stack: Stack) -> None:
+    postgres, agentos = stack.inspect("postgres"), stack.inspect("agentos")
+    assert postgres["HostConfig"]["ShmSize"] == 256 * 1024**2
+    assert postgres["Config"]["StopTimeout"] == 60
+    assert stack.inspect("redis")["Config"]["StopTimeout"] == 60
+    assert agentos["HostConfig"]["ReadonlyRootfs"]
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_data_is_in_named_volumes_only(stack: Stack, service: str) -> None:
+    mounts = {m["Destination"]: m for m in stack.inspect(service)["Mounts"]}
+    volumes = {d: m["Name"] for d, m in mounts.items() if m["Type"] == "volume"}
+    wanted = {VOLUMES[service]: f"molecule_{service}_data"} if service in VOLUMES else {}
+    assert volumes == wanted  # an image's VOLUME that is not covered would show up anonymous
+    assert not any(m["RW"] for m in mounts.values() if m["Type"] == "bind")
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_labels(stack: Stack, service: str) -> None:
+    labels = stack.inspect(service)["Config"]["Labels"]
+    assert labels["dev-stack.stack"] == "molecule"
+    assert labels["dev-stack.service"] == service
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_services_find_each_other_by_name(stack: Stack, service: str) -> None:
+    networks = stack.inspect(service)["NetworkSettings"]["Networks"]
+    assert list(networks) == ["molecule_network"]
+    assert service in networks["molecule_network"]["Aliases"]
+    address = networks["molecule_network"]["IPAddress"]
+    resolved = stack.exec(
+        "agentos", "python", "-c", f"import socket; print(socket.gethostbyname('{service}'))"
+    )
+    assert resolved.strip() == address
+
+
+def test_no_secret_in_inspect_processes_or_logs(stack: Stack) -> None:
+    for service in SERVICES:
+        name = f"molecule_{service}"
+        seen = json.dumps(stack.client.inspect_container(name))
+        seen += json.dumps(stack.client.top(name, "-eo pid,args"))
+        seen += stack.client.logs(name).decode()
+        seen += json.dumps(stack.client.inspect_image(stack.inspect(service)["Image"]))
+        seen += json.dumps(stack.client.history(stack.inspect(service)["Image"]))
+        for secret, value in stack.secrets().items():
+            assert value not in seen, f"{secret} shows in {name}"
+
+
+def test_secrets_are_in_files_only_their_owner_can_reach(stack: Stack) -> None:
+    assert stack.state.stat().st_mode & 0o777 == 0o700
+    for folder in stack.state.iterdir():
+        assert folder.stat().st_mode & 0o777 == 0o700, folder
+    for secret in (stack.state / "secrets").iterdir():
+        assert secret.stat().st_mode & 0o777 == 0o600, secret
+    assert stack.env_file.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_logs_hold_no_errors(stack: Stack, service: str) -> None:
+    log = stack.client.logs(f"molecule_{service}").decode().splitlines()
+    assert log
+    bad = [line for line in log if any(w in line for w in ("ERROR", "FATAL", "PANIC", "Traceback"))]
+    assert bad == []

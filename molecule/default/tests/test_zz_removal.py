@@ -1,0 +1,91 @@
+"""The other verbs, and the way back. Last, because it ends with the stack gone."""
+
+from __future__ import annotations
+
+import json
+import runpy
+
+from stack import EPHEMERAL, PROJECT, SERVICES, Stack
+
+
+def test_status(stack: Stack) -> None:
+    result = stack.play("status")
+    assert result.returncode == 0
+    assert len(result.stdout.splitlines()) == 1 + len(SERVICES)
+    document = stack.status()
+    assert document["schema"] == 1
+    assert document["healthy"] is True
+    assert {s["service"]: s["health"] for s in document["services"]} == dict.fromkeys(
+        SERVICES, "healthy"
+    )
+    assert all(s["drift"] == [] for s in document["services"])
+
+
+def test_env_prints_what_the_file_holds(stack: Stack) -> None:
+    assert json.loads(stack.play("env", "-e", "env_format=json").stdout) == stack.env()
+    assert dict(l.split("=", 1) for l in stack.play("env").stdout.splitlines()) == stack.env()
+
+
+def test_logs(stack: Stack) -> None:
+    text = stack.play("logs", "--tags", "redis", "-e", "logs_tail=5").stdout
+    assert text
+    assert all(line.startswith("redis | ") for line in text.splitlines())
+
+
+def test_check_mode_has_nothing_to_say(stack: Stack) -> None:
+    before = stack.started()
+    output = stack.converge("--check", "--diff")
+    assert "changed=0" in output
+    assert "---" not in output
+    assert stack.started() == before
+
+
+def test_a_second_run_touches_nothing(stack: Stack) -> None:
+    before = stack.started()
+    assert "changed=0" in stack.converge()
+    assert stack.started() == before
+
+
+def test_no_secret_in_ansibles_output_at_any_verbosity(stack: Stack) -> None:
+    given = {"REDIS_PASSWORD": "a given password, with spaces"}
+    output = stack.converge("-vvvv", "--diff", environment=given)
+    output += stack.converge("-vvvv", "--diff", "--tags", "redis")
+    assert "changed=" in output
+    for name, value in stack.secrets().items():
+        assert value not in output, name
+    assert stack.secrets()["redis_password"] == given["REDIS_PASSWORD"]
+
+
+def test_lines_a_person_added_to_the_env_file_survive(stack: Stack) -> None:
+    own = "# my own\nOPENAI_API_KEY='sk-test'\n\nREDIS_URL=stale\nexport LAST=1\n"
+    wanted = stack.env()
+    stack.env_file.write_text(own)
+    stack.converge("--tags", "network")
+    lines = stack.env_file.read_text().splitlines()
+    assert [l for l in lines if l in own.splitlines()] == [
+        "# my own", "OPENAI_API_KEY='sk-test'", "", "export LAST=1",
+    ]  # fmt: skip
+    assert f"REDIS_URL={wanted['REDIS_URL']}" in lines
+    assert sum(l.startswith("REDIS_URL=") for l in lines) == 1
+
+
+def test_down_keeps_the_volumes(stack: Stack) -> None:
+    before = stack.volumes()
+    assert stack.play("down").returncode == 0
+    assert stack.services() == []
+    assert stack.client.networks(names=["molecule_network"]) == []
+    assert stack.volumes() == before
+    assert stack.play("status").returncode != 0
+    again = stack.play("down")
+    assert again.returncode == 0
+    assert "changed=0" in again.stdout
+
+
+def test_neighbours_were_left_alone(stack: Stack) -> None:
+    """Another stack, and a container that is nobody's, are as they were before the run."""
+    neighbours = runpy.run_path(str(PROJECT / "molecule/shared/neighbours"))["neighbours"]
+    before = json.loads((EPHEMERAL / "neighbours.json").read_text())
+    assert set(before) == {
+        "/bystander_redis", "/bystander_foreign", "bystander_network", "bystander_redis_data",
+    }  # fmt: skip
+    assert neighbours(stack.client) == before

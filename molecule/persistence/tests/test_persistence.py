@@ -1,0 +1,84 @@
+"""Rows in PostgreSQL and keys in Redis, through everything that happens to containers."""
+
+from __future__ import annotations
+
+import time
+
+import psycopg
+import redis
+from stack import Stack, eventually
+
+ROWS = 10_000
+
+
+def write(stack: Stack) -> None:
+    with psycopg.connect(stack.env()["DATABASE_URL"]) as connection:
+        connection.execute("DROP TABLE IF EXISTS kept")
+        connection.execute("CREATE TABLE kept (id int PRIMARY KEY, text text NOT NULL)")
+        connection.execute(
+            "INSERT INTO kept SELECT n, md5(n::text) FROM generate_series(1, %s) AS n", [ROWS]
+        )
+    with redis.Redis.from_url(stack.env()["REDIS_URL"]) as client, client.pipeline() as pipe:
+        for n in range(1000):
+            pipe.set(f"kept:{n}", n)
+        pipe.xadd("kept:stream", {"event": "created"})
+        pipe.execute()
+
+
+def content(stack: Stack) -> tuple[object, ...]:
+    with psycopg.connect(stack.env()["DATABASE_URL"]) as connection:
+        rows = connection.execute(
+            "SELECT count(*), md5(string_agg(text, ',' ORDER BY id)) FROM kept"
+        ).fetchone()
+    with redis.Redis.from_url(stack.env()["REDIS_URL"], decode_responses=True) as client:
+        keys = sum(int(client.get(f"kept:{n}") or 0) for n in range(1000))
+        stream = [event for _, event in client.xrange("kept:stream")]
+    assert rows is not None
+    return (*rows, keys, stream)
+
+
+def test_containers_removed_by_hand(stack: Stack) -> None:
+    write(stack)
+    before = content(stack)
+    assert before[0] == ROWS
+    for service in stack.services():
+        # Redis writes its file once a second; a stop is how a user would end it.
+        stack.client.stop(f"molecule_{service}", timeout=60)
+        stack.client.remove_container(f"molecule_{service}", v=True)
+    stack.converge("--skip-tags", "pgadmin")
+    assert content(stack) == before
+
+
+def test_containers_killed(stack: Stack) -> None:
+    before = content(stack)
+    time.sleep(1.5)  # Redis writes its append-only file once a second
+    for service in ("postgres", "redis"):
+        stack.client.kill(f"molecule_{service}")
+    stack.converge("--skip-tags", "pgadmin")
+    eventually(lambda: content(stack) == before)
+
+
+def test_down_and_up(stack: Stack) -> None:
+    before = content(stack)
+    assert stack.play("down").returncode == 0
+    assert stack.services() == []
+    stack.converge("--skip-tags", "pgadmin")
+    assert content(stack) == before
+
+
+def test_reset_asks_first(stack: Stack) -> None:
+    before = content(stack)
+    refused = stack.play("reset", "--skip-tags", "pgadmin")
+    assert refused.returncode != 0
+    assert "--yes" in refused.stderr
+    assert content(stack) == before
+
+
+def test_reset_removes_it(stack: Stack) -> None:
+    result = stack.play("reset", "--skip-tags", "pgadmin", "-e", "reset_confirmed=true")
+    assert result.returncode == 0, result.stderr
+    assert stack.services() == ["agentos", "postgres", "redis"]
+    with psycopg.connect(stack.env()["DATABASE_URL"]) as connection:
+        assert connection.execute("SELECT to_regclass('kept')").fetchone() == (None,)
+    with redis.Redis.from_url(stack.env()["REDIS_URL"]) as client:
+        assert client.dbsize() == 0

@@ -1,0 +1,133 @@
+"""The test stack as tests see it: its names, its engine, and the playbooks run as a user would."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+PROJECT = Path(os.environ["MOLECULE_PROJECT_DIRECTORY"])
+EPHEMERAL = Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"])
+sys.path.insert(0, str(PROJECT / "plugins/module_utils"))
+
+from dev_stack import LABEL_STACK, find_engine  # noqa: E402
+
+SERVICES = ("postgres", "redis", "agentos", "pgadmin")
+OFFSET = 10000
+PORTS = {"postgres": 15432, "redis": 16379, "agentos": 17777, "pgadmin": 15050}
+INSIDE = {"postgres": 5432, "redis": 6379, "agentos": 7777, "pgadmin": 5050}
+
+
+@dataclass
+class Stack:
+    """The stack `molecule`, on the engine the playbooks find."""
+
+    name: str = "molecule"
+    client: Any = field(default_factory=lambda: find_engine()[0])
+
+    @property
+    def state(self) -> Path:
+        """Its state folder (see molecule/inventory)."""
+        return EPHEMERAL / "state"
+
+    @property
+    def env_file(self) -> Path:
+        """What the platform's apps would read."""
+        return EPHEMERAL / "env.local"
+
+    def env(self) -> dict[str, str]:
+        """The variables in the env file."""
+        lines = self.env_file.read_text().splitlines()
+        return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+
+    def secrets(self) -> dict[str, str]:
+        """Every secret by name."""
+        return {p.name: p.read_text().strip() for p in (self.state / "secrets").iterdir()}
+
+    def inspect(self, service: str) -> dict[str, Any]:
+        """What the engine says of a service's container."""
+        data: dict[str, Any] = self.client.inspect_container(f"{self.name}_{service}")
+        return data
+
+    def services(self) -> list[str]:
+        """The services that have a container, sorted."""
+        only = {"label": f"{LABEL_STACK}={self.name}"}
+        found = self.client.containers(all=True, filters=only)
+        return sorted(c["Labels"]["dev-stack.service"] for c in found)
+
+    def volumes(self) -> list[str]:
+        """Names of its volumes, sorted."""
+        only = {"label": f"{LABEL_STACK}={self.name}"}
+        return sorted(v["Name"] for v in self.client.volumes(filters=only)["Volumes"] or [])
+
+    def started(self) -> dict[str, str]:
+        """When each container was started; unchanged means untouched."""
+        return {s: self.inspect(s)["State"]["StartedAt"] for s in self.services()}
+
+    def exec(self, service: str, *argv: str, stdin: str | None = None) -> str:
+        """Run a program in a container with Docker's own means; its output. Raises on failure."""
+        docker = self.client.exec_create(f"{self.name}_{service}", list(argv), stderr=True)
+        output: bytes = self.client.exec_start(docker["Id"])
+        code = self.client.exec_inspect(docker["Id"])["ExitCode"]
+        assert code == 0, f"{argv} ended with {code}: {output.decode()}"
+        return output.decode()
+
+    def sql(self, statement: str) -> str:
+        """Run a statement in the database and give what psql prints."""
+        return self.exec(
+            "postgres", "psql", "-U", "postgres", "-d", "hyvve", "-Atqc", statement
+        ).strip()
+
+    def user_environment(self) -> dict[str, str]:
+        """The environment of a user who set nothing of the stack's, nor what molecule sets."""
+        foreign = ("ANSIBLE_", "POSTGRES_", "REDIS_", "AGENTOS_", "PGADMIN_", "BETTER_AUTH_")
+        own = {k: v for k, v in os.environ.items() if not k.startswith(foreign)}
+        return own | {"ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg")}
+
+    def play(
+        self, playbook: str, *options: str, environment: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a playbook on the test inventory, as molecule does; never raises."""
+        inventory = PROJECT / "molecule/inventory/hosts.yml"
+        return subprocess.run(
+            ["ansible-playbook", f"--inventory={inventory}", f"playbooks/{playbook}.yml", *options],
+            cwd=PROJECT,
+            env=self.user_environment() | (environment or {}),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=900,
+        )
+
+    def converge(self, *options: str, environment: dict[str, str] | None = None) -> str:
+        """Bring it up; the output. Fails the test when that fails."""
+        result = self.play("dev", *options, environment=environment)
+        assert result.returncode == 0, result.stdout + result.stderr
+        return result.stdout
+
+    def status(self) -> dict[str, Any]:
+        """The document of `status --json`."""
+        document: dict[str, Any] = json.loads(
+            self.play("status", "-e", "status_format=json").stdout
+        )
+        return document
+
+
+def eventually(check: Any, seconds: float = 30) -> Any:
+    """What `check()` gives once it is true. Fails after `seconds`."""
+    limit = time.monotonic() + seconds
+    while True:
+        try:
+            value = check()
+            if value:
+                return value
+            error: object = f"last value: {value!r}"
+        except Exception as caught:
+            error = caught
+        assert time.monotonic() < limit, f"not within {seconds} s: {error}"
+        time.sleep(0.3)

@@ -1,0 +1,507 @@
+"""Filters that decide: which services, which images, and what is wrong with the settings."""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import os
+import re
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+SERVICES = ("postgres", "redis", "agentos", "pgadmin")
+NEEDS = {"agentos": ("postgres", "redis"), "pgadmin": ("postgres",)}
+TAGS = ("network", *SERVICES)
+SPECIAL_TAGS = {"all", "always", "never", "tagged", "untagged"}
+# molecule skips these in every run
+SPECIAL_TAGS |= {"notest", "molecule-notest", "molecule-idempotence-notest"}
+IGNORED_IN_DIGEST = {"__pycache__", ".pytest_cache", ".ruff_cache", ".mypy_cache", "tests"}
+IGNORED_IN_DIGEST |= {"README.md", ".dockerignore"}
+
+
+# --- which services -----------------------------------------------------------------------------
+
+
+def selected_services(
+    run_tags: list[str], skip_tags: list[str], pgadmin_enabled: Any, needed_too: bool = True
+) -> list[str]:
+    """The services that a run is about, in the order in which they are listed everywhere.
+
+    Takes Ansible's tags, whether pgAdmin is enabled, and whether what a named service needs
+    belongs to it (starting) or not (stopping).
+    """
+    named = set(run_tags) - SPECIAL_TAGS
+    if not named or "all" in run_tags:
+        chosen = set(SERVICES)
+        if needed_too and not as_bool(pgadmin_enabled):
+            chosen.discard("pgadmin")
+    else:
+        chosen = named & set(SERVICES)
+        if needed_too:
+            chosen |= {need for service in chosen for need in NEEDS.get(service, ())}
+    return [s for s in SERVICES if s in chosen and s not in skip_tags]
+
+
+# Which services hold which secret.
+HOLDERS = {
+    "postgres_password": ("postgres", "agentos", "pgadmin"),
+    "redis_password": ("redis", "agentos"),
+    "pgadmin_password": ("pgadmin",),
+    "better_auth_secret": ("agentos",),
+}
+
+
+def with_users_of(
+    selected: list[str], changed_secrets: list[str], existing: dict[str, Any]
+) -> list[str]:
+    """`selected`, and those of the existing services that hold a secret that changed."""
+    locked_out = {s for secret in changed_secrets for s in HOLDERS[secret] if s in existing}
+    return [s for s in SERVICES if s in selected or s in locked_out]
+
+
+# --- settings -----------------------------------------------------------------------------------
+
+
+def as_bool(value: Any) -> bool | None:
+    """A setting's truth as Ansible reads it; None when it is neither."""
+    text = str(value).strip().lower()
+    if text in {"true", "yes", "on", "1", "y", "t"}:
+        return True
+    return False if text in {"false", "no", "off", "0", "n", "f"} else None
+
+
+def as_int(value: Any) -> int | None:
+    """A setting's whole number, or None."""
+    return int(str(value)) if re.fullmatch(r"-?\d+", str(value)) else None
+
+
+def port_problems(s: dict[str, Any]) -> list[str]:
+    """A line for each published port that cannot be."""
+    offset = as_int(s["port_offset"])
+    if offset is None:
+        return [f"port_offset is {s['port_offset']!r}; it has to be a whole number, such as 100."]
+    problems, seen = [], {}
+    for service in SERVICES:
+        name, value = f"{service}_port", s[f"{service}_port"]
+        base = as_int(value)
+        port = None if base is None else base + offset
+        if port is None or not 1 <= port <= 65535 or not 1 <= (base or 0) <= 65535:
+            with_offset = f" (with port_offset {offset}: {port})" if offset and base else ""
+            problems.append(
+                f"{name} is {value!r}{with_offset}; a port is a number from 1 to 65535."
+            )
+        elif port in seen:
+            problems.append(f"{name} and {seen[port]} are both {port}; each service needs its own.")
+        else:
+            seen[port] = name
+    return problems
+
+
+def settings_problems(s: dict[str, Any]) -> list[str]:
+    """A line for each setting that cannot be, naming it, its value and what it should be.
+
+    Takes the settings by name, with `run_tags` and `skip_tags` of the run among them.
+    """
+    problems = port_problems(s)
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,39}", str(s["stack_name"])):
+        problems.append(
+            f"stack_name is {s['stack_name']!r}; it has to be 1 to 40 small letters, digits, "
+            "_ or -, and begin with a letter or digit."
+        )
+    try:
+        ipaddress.ip_address(str(s["bind_address"]))
+    except ValueError:
+        problems.append(
+            f"bind_address is {s['bind_address']!r}; it has to be an IP address of this machine, "
+            "such as 127.0.0.1."
+        )
+    if s["network_subnet"]:
+        try:
+            ipaddress.ip_network(str(s["network_subnet"]))
+        except ValueError:
+            problems.append(
+                f"network_subnet is {s['network_subnet']!r}; it has to be a subnet such as "
+                "10.210.0.0/24."
+            )
+    sources = ("auto", "registry", "packages")
+    if s["image_source"] not in sources:
+        problems.append(
+            f"image_source is {s['image_source']!r}; it has to be {' or '.join(sources)}."
+        )
+    if s["image_registry"] and not re.fullmatch(
+        r"[A-Za-z0-9.-]+(:\d+)?(/[a-z0-9._/-]+)?", str(s["image_registry"])
+    ):
+        problems.append(
+            f"image_registry is {s['image_registry']!r}; it has to be a host, with port and path "
+            "if need be, and no https://, such as registry.example.com:5000/mirror."
+        )
+    for name in ("postgres_db", "postgres_user"):
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]{0,62}", str(s[name])):
+            problems.append(
+                f"{name.upper()} is {s[name]!r}; it has to be 1 to 63 letters, digits, _ or -, "
+                "and begin with a letter or _."
+            )
+    if not re.fullmatch(r"[^@\s'\"]+@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+", str(s["pgadmin_email"])):
+        problems.append(
+            f"PGADMIN_DEFAULT_EMAIL is {s['pgadmin_email']!r}; it has to be an e-mail address, "
+            "such as dev@example.com."
+        )
+    for name in ("pgadmin_enabled", "agentos_reload"):
+        if as_bool(s[name]) is None:
+            problems.append(f"{name} is {s[name]!r}; it has to be true or false.")
+    for service in SERVICES:
+        if not re.fullmatch(r"\d+[kmgKMG]?", str(s[f"{service}_memory"])):
+            problems.append(
+                f"{service}_memory is {s[f'{service}_memory']!r}; it has to be a size such as 512m."
+            )
+    for tag in sorted((set(s["run_tags"]) | set(s["skip_tags"])) - SPECIAL_TAGS - set(TAGS)):
+        near = get_close_matches(tag, TAGS, n=1)
+        problems.append(
+            f"There is no service or tag {tag!r}{f' (did you mean {near[0]}?)' if near else ''}; "
+            f"there are {', '.join(TAGS)}."
+        )
+    if (
+        s.get("starting", True)
+        and "pgadmin" in s["run_tags"]
+        and as_bool(s["pgadmin_enabled"]) is False
+    ):
+        problems.append(
+            "pgadmin was named, but pgadmin_enabled is false: ./dev up pgadmin -- -e pgadmin_enabled=true"
+        )
+    return problems
+
+
+def conflicts(
+    observed: dict[str, Any], volumes: dict[str, str], postgres_user: str, network_subnet: str
+) -> list[str]:
+    """A line for each setting that what is there already cannot follow."""
+    lines = []
+    labels = (observed["volumes"].get(volumes["postgres"]) or {}).get("labels", {})
+    made_with = labels.get("dev-stack.postgres-user", postgres_user)
+    if made_with != postgres_user:
+        lines.append(
+            f"POSTGRES_USER is {postgres_user}, but the volume {volumes['postgres']} was made with "
+            f"{made_with}. Set it back: POSTGRES_USER={made_with}, or start afresh: ./dev reset"
+        )
+    network = observed["network"]
+    if network and network_subnet and network_subnet not in network["subnets"]:
+        lines.append(
+            f"The network {network['name']} is there with {', '.join(network['subnets'])}; another "
+            "subnet takes a new network: ./dev down, then ./dev up"
+        )
+    return lines
+
+
+def environment_value(name: str) -> str | None:
+    """The environment variable, or None when it is not set (Ansible's lookup gives "" for both)."""
+    return os.environ.get(name)
+
+
+# --- images -------------------------------------------------------------------------------------
+
+
+def tree_digest(folder: str, *also: str) -> str:
+    """A digest of all files below `folder` (names, contents, x bits) and of the strings `also`.
+
+    Caches and tests do not count: they are not part of an image. Twelve hexadecimal digits.
+    """
+    digest = hashlib.sha256()
+    root = Path(folder)
+    for path in sorted(root.rglob("*")):
+        relative = path.relative_to(root)
+        if path.is_dir() or IGNORED_IN_DIGEST & set(relative.parts):
+            continue
+        executable = bool(path.stat().st_mode & 0o100)
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest.update(f"{relative}\0{executable}\0{content}\n".encode())
+    for text in also:
+        digest.update(f"{text}\0".encode())
+    return digest.hexdigest()[:12]
+
+
+def mirrored(reference: str, registry: str) -> str:
+    """`reference` as a mirror of Docker Hub has it: official images are under library/ there."""
+    if not registry:
+        return reference
+    return f"{registry}/{reference if '/' in reference else f'library/{reference}'}"
+
+
+def image_references(
+    definitions: dict[str, Any],
+    folder: str,
+    agents: str,
+    in_registry: dict[str, str],
+    registry: str,
+    certificates: str,
+) -> dict[str, dict[str, str]]:
+    """The reference of every image, as `registry` has it and as built from `packages`.
+
+    Takes the definitions ({name: {version, base}}), the folder with a folder for each, AgentOS's
+    build context, the official references, the mirror, and a digest of the certificates that
+    this machine's owner added. AgentOS is built either way, on the one Python or the other. A
+    built image's tag changes with its definition, its base and those certificates.
+    """
+    official = {name: mirrored(reference, registry) for name, reference in in_registry.items()}
+    packages: dict[str, str] = {}
+
+    def built(name: str) -> str:
+        if name not in packages:
+            base = definitions[name].get("base")
+            digest = tree_digest(f"{folder}/{name}", built(base) if base else certificates)
+            packages[name] = f"dev-stack/{name}:{definitions[name]['version']}-{digest}"
+        return packages[name]
+
+    for name in definitions:
+        built(name)
+    # pip, inside an official image, trusts what this machine trusts only if it is told.
+    trusted = tree_digest(f"{folder}/trusted-python", official["python"], certificates)
+    official["trusted-python"] = (
+        f"dev-stack/trusted-python:{trusted}" if certificates else official["python"]
+    )
+    official["agentos"] = f"dev-stack/agentos:{tree_digest(agents, official['trusted-python'])}"
+    packages["agentos"] = f"dev-stack/agentos:{tree_digest(agents, packages['python'])}"
+    return {"registry": official, "packages": packages}
+
+
+def image_plan(
+    wanted: list[str],
+    source: str,
+    references: dict[str, dict[str, str]],
+    observed: dict[str, Any],
+    volumes: dict[str, str],
+    registry_answers: bool | None,
+) -> dict[str, dict[str, Any]]:
+    """Where each wanted image comes from.
+
+    Takes the setting image_source, the references (image_references), what the engine has
+    (stack_info), the volume of each service, and whether the registry answers (None: not asked
+    yet). Gives by name {source, reference, present}; source is None while the registry's answer
+    is needed.
+
+    With `auto`: what is present, the volume's own source first; then the volume's source; then
+    the registry if it answers; then packages.
+    """
+
+    def there(name: str, where: str) -> bool:
+        reference = references[where][name]
+        return bool(observed["images"].get(reference)) or reference in observed["built"].get(
+            name, []
+        )
+
+    plan = {}
+    for name in wanted:
+        labels = (observed["volumes"].get(volumes.get(name, "")) or {}).get("labels", {})
+        made_with = labels.get("dev-stack.image-source")
+        # AgentOS has no volume; the Python that is there already decides.
+        base = next((w for w in references if name == "agentos" and there("python", w)), None)
+        present = [where for where in references if there(name, where)]
+        chosen: str | None
+        if source != "auto":
+            chosen = source
+        elif made_with in present or (made_with == "packages" and observed["built"].get(name)):
+            chosen = made_with
+        elif present:
+            chosen = present[0]
+        elif made_with or base:
+            chosen = made_with or base
+        elif registry_answers is None:
+            chosen = None
+        else:
+            chosen = "registry" if registry_answers else "packages"
+        plan[name] = {
+            "source": chosen,
+            "reference": references[chosen][name] if chosen else None,
+            "present": chosen in present,
+        }
+    return plan
+
+
+def image_work(
+    plan: dict[str, dict[str, Any]],
+    definitions: dict[str, Any],
+    references: dict[str, dict[str, str]],
+    observed: dict[str, Any],
+) -> dict[str, Any]:
+    """What a plan takes: {pull: references, build: names with bases first, agentos: its base}.
+
+    `agentos` is "" when it need not be built; `trust` tells whether its official base has to be
+    given this machine's certificates first.
+    """
+    official, packages, built = references["registry"], references["packages"], observed["built"]
+    build: list[str] = []
+
+    def add(name: str) -> None:
+        if packages[name] in built.get(name, []) or name in build:
+            return
+        if base := definitions[name].get("base"):
+            add(base)
+        build.append(name)
+
+    work: dict[str, Any] = {"pull": [], "build": build, "agentos": "", "trust": False}
+    for name, choice in plan.items():
+        if choice["present"]:
+            continue
+        if name != "agentos":
+            if choice["source"] == "packages":
+                add(name)
+            else:
+                work["pull"].append(choice["reference"])
+        elif choice["source"] == "packages":
+            add("python")
+            work["agentos"] = packages["python"]
+        else:
+            work["agentos"] = official["trusted-python"]
+            work["trust"] = official["trusted-python"] != official["python"] and official[
+                "trusted-python"
+            ] not in built.get("trusted-python", [])
+            if not observed["images"].get(official["python"]):
+                work["pull"].append(official["python"])
+    return work
+
+
+# --- reports ------------------------------------------------------------------------------------
+
+
+def endpoint(service: str, address: str) -> str:
+    """What a person types or clicks, from a published `address:port`."""
+    host, _, port = address.rpartition(":")
+    host = "localhost" if host in {"127.0.0.1", "0.0.0.0", "::1", "::"} else host
+    return f"http://{host}:{port}" if service in {"agentos", "pgadmin"} else f"{host}:{port}"
+
+
+def status_report(observed: dict[str, Any], stack: str, enabled: list[str]) -> dict[str, Any]:
+    """The document of `status --json`, schema 1; see README."""
+    services = []
+    for service in SERVICES:
+        found = observed["services"].get(service)
+        if found is None and service not in enabled:
+            continue
+        found = found or {}
+        published = found.get("published") or []
+        services.append(
+            {
+                "service": service,
+                "container": found.get("container"),
+                "state": found.get("state", "absent"),
+                "health": found.get("health"),
+                "image": found.get("image"),
+                "image_id": found.get("image_id"),
+                "endpoint": endpoint(service, published[0]) if published else None,
+                "volume": found.get("volume"),
+                "since": found.get("since"),
+                "drift": found.get("drift", []),
+            }
+        )
+    by_name = {one["service"]: one for one in services}
+    return {
+        "schema": 1,
+        "stack": stack,
+        "healthy": bool(enabled) and all(is_healthy(by_name[name]) for name in enabled),
+        "engine": {
+            key: observed["engine"][key]
+            for key in ("docker_host", "name", "version", "api_version", "operating_system")
+        },
+        "services": services,
+    }
+
+
+def is_healthy(service: dict[str, Any]) -> bool:
+    """Whether it runs and its health check, if there is one, says so."""
+    return service["state"] == "running" and service["health"] in {"healthy", None}
+
+
+def table(rows: list[list[str]]) -> str:
+    """Rows as aligned columns."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
+
+
+def age(since: str | None, now: float) -> str:
+    """How long ago an RFC 3339 time was, in its largest unit."""
+    from datetime import datetime
+
+    if not since:
+        return "-"
+    begun = datetime.fromisoformat(re.sub(r"(\.\d{1,6})\d*", r"\1", since).replace("Z", "+00:00"))
+    seconds = max(0, int(now - begun.timestamp()))
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds // size} {unit}"
+    return f"{seconds} s"
+
+
+def status_table(report: dict[str, Any], images: bool = True) -> str:
+    """`status` for people: a line per service."""
+    import time
+
+    now = time.time()
+    rows = [["SERVICE", "STATE", "ENDPOINT", "UP FOR", "IMAGE"]]
+    for one in report["services"]:
+        state = one["state"]
+        if state == "running" and one["health"]:
+            state = one["health"]
+        if one["drift"]:
+            state += f" (differs: {', '.join(one['drift'])})"
+        rows.append(
+            [
+                one["service"],
+                state,
+                one["endpoint"] or "-",
+                age(one["since"], now),
+                one["image"] or "-",
+            ]
+        )
+    return table(rows if images else [row[:-1] for row in rows])
+
+
+# --- programs that ./dev runs with the terminal ---------------------------------------------------
+
+SHELLS = {
+    "postgres": 'exec psql -U "$POSTGRES_USER" -d "$POSTGRES_DB" "$@"',
+    # The password stays in the container: no argument on this machine holds it.
+    "redis": 'REDISCLI_AUTH="$(cat /run/secrets/redis_password)" exec redis-cli "$@"',
+}
+
+
+def handover_shell(service: str, observed: dict[str, Any]) -> dict[str, Any]:
+    """The command that opens a service's shell; {tty} stands for -it or -i, the caller knows."""
+    container = observed["services"][service]["container"]
+    docker = ["docker", "-H", observed["engine"]["docker_host"]]
+    argv = [*docker, "exec", "{tty}", container, "sh", "-c", SHELLS[service], "sh"]
+    return {"service": service, "argv": argv}
+
+
+def handover_logs(
+    service: str, observed: dict[str, Any], tail: int, timestamps: bool
+) -> dict[str, Any]:
+    """The command that follows a service's log."""
+    container = observed["services"][service]["container"]
+    argv = ["docker", "-H", observed["engine"]["docker_host"], "logs", "-f", "-n", str(tail)]
+    return {"service": service, "argv": argv + (["-t"] if timestamps else []) + [container]}
+
+
+class FilterModule:
+    """Ansible's entry point."""
+
+    def filters(self) -> dict[str, Any]:
+        """The filters by name."""
+        return {
+            "selected_services": selected_services,
+            "settings_problems": settings_problems,
+            "environment_value": environment_value,
+            "conflicts": conflicts,
+            "with_users_of": with_users_of,
+            "tree_digest": tree_digest,
+            "image_references": image_references,
+            "mirrored": mirrored,
+            "image_plan": image_plan,
+            "image_work": image_work,
+            "handover_shell": handover_shell,
+            "handover_logs": handover_logs,
+            "status_report": status_report,
+            "status_table": status_table,
+        }

@@ -1,0 +1,260 @@
+"""What the modules and the callback share: finding the engine, secrets in templates, known errors."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import platform
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+LABEL_STACK = "dev-stack.stack"
+LABEL_SERVICE = "dev-stack.service"
+LABEL_IMAGE = "dev-stack.image"
+
+# --- known errors -------------------------------------------------------------------------------
+
+# What engines and images say, and what a person can do about it. First match wins.
+KNOWN_ERRORS: tuple[tuple[str, str], ...] = (
+    (
+        r"no space left on device",
+        "The disk is full. See what takes the room: docker system df. "
+        "Remove what nothing uses: docker image prune, docker builder prune.",
+    ),
+    (
+        r"port is already allocated|address already in use|bind for .* failed",
+        "Another program took the port in the meantime. See which: sudo ss -ltnp. "
+        "Use other ports: ./dev up -- -e port_offset=100",
+    ),
+    (
+        r"could not find an available, non-overlapping IPv4 address pool|"
+        r"all predefined address pools have been fully subnetted|Pool overlaps",
+        "The engine has no free address range (a VPN or many networks hold them). "
+        "Name one: ./dev up -- -e network_subnet=10.210.0.0/24, "
+        "or remove unused networks: docker network prune",
+    ),
+    (
+        r"database files are incompatible with server",
+        "The volume was made by another major version of PostgreSQL, named above. Put the image of "
+        "that version back: registry_images in inventory/group_vars/all/settings.yml.",
+    ),
+    (
+        r"superuser password is not specified|password authentication failed",
+        "The password in use is not the one the service was made with. "
+        "Apply the current one everywhere: ./dev up",
+    ),
+    (
+        r"Bad file format reading the append only file|AOF .*(corrupt|truncated)",
+        "Redis cannot read its append-only file. Look at it before anything is repaired: "
+        "docker run --rm -v <volume>:/data <redis image> redis-check-aof "
+        "/data/appendonlydir/appendonly.aof.manifest",
+    ),
+    (
+        r"could not locate a valid checkpoint record",
+        "The write-ahead log was damaged, usually by a power loss. Do not run pg_resetwal on the "
+        "only copy: copy the volume first.",
+    ),
+    (
+        r"toomanyrequests|rate limit",
+        "The registry limits how often it may be asked. Use a mirror (image_registry), log in "
+        "(docker login), or build from packages: ./dev up -- -e image_source=packages",
+    ),
+    (
+        r"certificate signed by unknown authority|CERTIFICATE_VERIFY_FAILED|x509:",
+        "A certificate is not trusted. Put your network's CA certificate into "
+        "/usr/local/share/ca-certificates and run update-ca-certificates, then run this again.",
+    ),
+    (
+        r"permission denied while trying to connect|PermissionError\(13",
+        "This user may not talk to the engine: sudo usermod -aG docker $USER, "
+        "then log out and in again.",
+    ),
+    (
+        r"temporary failure in name resolution|could not resolve|no such host|network is unreachable",
+        "The network or its name server does not answer from inside the engine. "
+        "Check the connection and any proxy (HTTP_PROXY, HTTPS_PROXY), then run again.",
+    ),
+)
+
+
+def explain(text: str) -> str | None:
+    """The fix for a known error in `text`, or None."""
+    for pattern, fix in KNOWN_ERRORS:
+        if re.search(pattern, text, re.IGNORECASE):
+            return fix
+    return None
+
+
+# --- the engine ---------------------------------------------------------------------------------
+
+
+def engine_candidates() -> Iterator[tuple[str, str]]:
+    """Where an engine may listen: (URL, why we look there), most specific first.
+
+    DOCKER_HOST wins over a context, as in Docker's own client; a context that was chosen wins
+    over guesses. The other sockets are those of rootless Docker, Docker Desktop, Colima and
+    Podman's compatible service.
+    """
+    from docker.context import ContextAPI  # type: ignore[import-untyped]
+
+    if os.environ.get("DOCKER_HOST"):
+        yield os.environ["DOCKER_HOST"], "DOCKER_HOST"
+        return
+    try:
+        context = ContextAPI.get_current_context()
+    except Exception:  # a damaged ~/.docker must not hide a working engine
+        context = None
+    if context is not None and context.Name != "default" and context.Host:
+        yield context.Host, f"docker context {context.Name}"
+        return
+    runtime = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}"
+    home = Path.home()
+    yield "unix:///var/run/docker.sock", "the usual socket"
+    for socket, why in (
+        (Path(runtime) / "docker.sock", "rootless Docker"),
+        (home / ".docker/run/docker.sock", "Docker Desktop"),
+        (home / ".docker/desktop/docker.sock", "Docker Desktop"),
+        (home / ".colima/default/docker.sock", "Colima"),
+        (home / ".config/colima/default/docker.sock", "Colima"),
+        (Path(runtime) / "podman/podman.sock", "Podman"),
+        (Path("/run/podman/podman.sock"), "Podman"),
+    ):
+        if os.path.exists(socket):  # Path.exists raises on a folder that may not be entered
+            yield f"unix://{socket}", why
+
+
+def connect(docker_host: str, timeout: float = 60) -> Any:
+    """A `docker.APIClient` for the engine at `docker_host`, API version negotiated.
+
+    Raises docker.errors.DockerException (or what its transport raises) when none answers.
+    """
+    import docker  # type: ignore[import-untyped]
+
+    return docker.APIClient(base_url=docker_host, version="auto", timeout=timeout)
+
+
+# How to let go of an address that was named.
+NAMED = {
+    "DOCKER_HOST": "unset DOCKER_HOST",
+    "engine_docker_host": "engine_docker_host in settings.yml",
+}
+
+
+def advice_to_start() -> str:
+    """The command, or the page, that leads to a running engine on this machine."""
+    if platform.system() == "Darwin":
+        install = "https://docs.docker.com/desktop/setup/install/mac-install/"
+        return f"Start Docker Desktop, or: colima start. To install one: {install}"
+    if os.path.exists("/etc/debian_version"):
+        return "Start it, and install it if need be: ./dev up"
+    return "Start it, or install one: https://docs.docker.com/engine/install/"
+
+
+def find_engine(docker_host: str = "") -> tuple[Any, str, dict[str, str]]:
+    """The first engine that answers.
+
+    Takes an address that is to be used and no other, or "". Gives (client or None, its URL, the
+    problem): the problem is empty when a client is there, else {"kind", "text", "fix"} with kind
+    "absent" (no engine anywhere), "stopped" (the usual one does not answer), "elsewhere" (the one
+    that was named does not answer) or "denied" (this user may not talk to it).
+    """
+    worst = {"kind": "absent", "text": "No Docker Engine was found", "fix": advice_to_start()}
+    if shutil.which("dockerd", path=f"{os.environ.get('PATH', '')}:/usr/sbin"):
+        worst |= {"kind": "stopped", "text": "The Docker Engine does not run"}
+    candidates = [(docker_host, "engine_docker_host")] if docker_host else engine_candidates()
+    for url, why in candidates:
+        try:
+            return connect(url), url, {}
+        except Exception as error:
+            if "Permission" in str(error) or "Errno 13" in str(error):
+                fix = (
+                    "Let this user in: sudo usermod -aG docker $USER   (then log out and in again)"
+                )
+                worst = {"kind": "denied", "text": f"{url} ({why}) refuses this user", "fix": fix}
+            elif why in NAMED or why.startswith("docker context"):
+                fix = f"Start that engine, or use another: {NAMED.get(why, 'docker context use default')}"
+                worst = {
+                    "kind": "elsewhere",
+                    "text": f"Nothing answers at {url} ({why})",
+                    "fix": fix,
+                }
+            elif os.path.exists(url.removeprefix("unix://")) and worst["kind"] == "absent":
+                worst |= {"kind": "stopped", "text": f"Nothing answers at {url} ({why})"}
+    return None, "", worst
+
+
+# --- secrets in templates -----------------------------------------------------------------------
+
+PLACEHOLDER = re.compile(r"\{([a-z_]+)(?:\|([a-z]+))?\}")
+
+
+def _redis(value: str) -> str:
+    """`value` in redis.conf's double quotes; other bytes as \\xHH (redis, src/sds.c)."""
+    escaped = "".join(
+        chr(byte) if 32 <= byte < 127 and byte not in b'"\\' else f"\\x{byte:02x}"
+        for byte in value.encode()
+    )
+    return f'"{escaped}"'
+
+
+QUOTING = {
+    None: lambda value: value,
+    "url": lambda value: quote(value, safe=""),
+    "pgpass": lambda value: value.replace("\\", "\\\\").replace(":", "\\:"),
+    "redis": _redis,
+}
+
+
+def fill(template: str, secrets: dict[str, str]) -> str:
+    """`template` with each {name} or {name|quoting} replaced by that secret.
+
+    Quotings: url (percent-encoding), pgpass (libpq's password file), redis (redis.conf).
+    Raises KeyError for a name or quoting that does not exist.
+    """
+    return PLACEHOLDER.sub(lambda m: QUOTING[m[2]](secrets[m[1]]), template)
+
+
+def read_secret(path: str | Path) -> str:
+    """The secret a file holds, without its final newline. Raises OSError."""
+    return Path(path).read_text(encoding="utf-8").rstrip("\n")
+
+
+def fingerprint(key: str, *parts: str) -> str:
+    """A digest of `parts` that cannot be guessed at without `key` (it ends up in labels).
+
+    A plain hash of a weak password in `docker inspect` could be tried against word lists.
+    """
+    digest = hmac.new(key.encode(), digestmod=hashlib.sha256)
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "big") + part.encode())
+    return digest.hexdigest()[:32]
+
+
+def write_private(module: Any, path: Path, content: str, mode: int) -> bool:
+    """Write `content` to `path` with `mode` if either differs; check mode only looks.
+
+    Takes the AnsibleModule for its atomic move, so that a reader sees the old file or the new
+    one. Gives whether anything changed. Raises OSError.
+    """
+    import tempfile
+
+    try:
+        if path.read_bytes() == content.encode() and path.stat().st_mode & 0o777 == mode:
+            return False
+    except OSError:
+        pass
+    if module.check_mode:
+        return True
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    with os.fdopen(handle, "wb") as file:
+        file.write(content.encode())
+        file.flush()
+        os.fsync(file.fileno())
+    os.chmod(temporary, mode)
+    os.replace(temporary, path)
+    return True

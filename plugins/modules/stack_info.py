@@ -1,0 +1,371 @@
+#!/usr/bin/python
+"""Ansible module: one look at the machine and the engine, taken once a run."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: stack_info
+short_description: Observe the engine, the stack on it, and the ports it wants
+description:
+  - Finds the Docker Engine to talk to and reads everything a run decides by, changing nothing.
+  - Tells which names and ports are taken by something that is not this stack, and by what.
+options:
+  stack:
+    description: Name of the stack, as in the label C(dev-stack.stack).
+    type: str
+    required: true
+  docker_host:
+    description: Address of the engine; found by itself when empty.
+    type: str
+    default: ""
+  wait:
+    description: Seconds to wait for an engine to answer.
+    type: float
+    default: 0
+  containers:
+    description: Container name by service.
+    type: dict
+    default: {}
+  volumes:
+    description: Volume names the stack uses.
+    type: list
+    elements: str
+    default: []
+  network:
+    description: Name of the stack's network.
+    type: str
+    default: ""
+  ports:
+    description: Published ports as C({service, address, port, instead}), the last a setting to suggest.
+    type: list
+    elements: dict
+    default: []
+  images:
+    description: Image references whose presence matters.
+    type: list
+    elements: str
+    default: []
+attributes:
+  check_mode:
+    support: full
+    description: It never changes anything.
+author: HYVVE
+"""
+
+import errno
+import hashlib
+import os
+import pwd
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.dev_stack import (
+    LABEL_IMAGE,
+    LABEL_SERVICE,
+    LABEL_STACK,
+    find_engine,
+)
+
+# Where distributions keep the certificates that a machine's owner added to the trusted ones.
+OWN_CERTIFICATES = (
+    "/usr/local/share/ca-certificates",
+    "/etc/pki/ca-trust/source/anchors",
+    "/etc/ca-certificates/trust-source/anchors",
+)
+
+
+def machine() -> dict[str, Any]:
+    """What the run needs to know of the machine and the user."""
+    import platform
+
+    home = os.path.expanduser("~")
+    release: dict[str, str] = {}
+    try:
+        release = platform.freedesktop_os_release()
+    except OSError:
+        pass
+    certificates = sorted(
+        str(path)
+        for folder in OWN_CERTIFICATES
+        for path in Path(folder).rglob("*")
+        if path.suffix in {".crt", ".pem", ".cer"} and path.is_file()
+    )
+    digest = hashlib.sha256()
+    for path in certificates:
+        digest.update(Path(path).read_bytes())
+    return {
+        "system": platform.system(),
+        "distribution": " ".join([release.get("ID", ""), release.get("ID_LIKE", "")]).split(),
+        "architecture": platform.machine(),
+        "root": os.geteuid() == 0,
+        "user": pwd.getpwuid(os.geteuid()).pw_name,
+        "systemd": os.path.isdir("/run/systemd/system"),
+        "state_home": os.environ.get("XDG_STATE_HOME") or f"{home}/.local/state",
+        "own_certificates": certificates,
+        "own_certificates_digest": digest.hexdigest()[:12] if certificates else "",
+    }
+
+
+def free_bytes(path: str) -> int | None:
+    """Free bytes where the engine keeps its data, or None where this machine cannot see that."""
+    while path and not os.path.isdir(path):
+        path = os.path.dirname(path) if path != "/" else ""
+    if not path:
+        return None
+    stat = os.statvfs(path)
+    return stat.f_bavail * stat.f_frsize
+
+
+def describe(client: Any, data: dict[str, Any], network: str) -> dict[str, Any]:
+    """One of the stack's containers, as the playbooks and `status` see it."""
+    state, labels = data["State"], data["Config"]["Labels"] or {}
+    health = (state.get("Health") or {}).get("Status")
+    networks = data["NetworkSettings"]["Networks"] or {}
+    drift = []
+    try:
+        if client.inspect_image(data["Config"]["Image"])["Id"] != data["Image"]:
+            drift.append("image")
+    except Exception:
+        drift.append("image")  # the tag is gone, or names another image by now
+    if network and network not in networks:
+        drift.append("network")
+    wanted = data["HostConfig"].get("PortBindings") or {}
+    if state["Running"] and any(not data["NetworkSettings"]["Ports"].get(key) for key in wanted):
+        drift.append("ports")
+    volumes = [m.get("Name") for m in data["Mounts"] if m.get("Type") == "volume"]
+    started = state.get("StartedAt", "")
+    return {
+        "id": data["Id"],
+        "container": data["Name"].lstrip("/"),
+        "service": labels.get(LABEL_SERVICE),
+        "state": "restarting" if state.get("Restarting") else state["Status"],
+        "health": health,
+        "image": data["Config"]["Image"],
+        "image_id": data["Image"],
+        "volume": volumes[0] if volumes else None,
+        "since": started if state["Running"] and not started.startswith("0001") else None,
+        "exit_code": None if state["Running"] else state.get("ExitCode"),
+        "published": sorted(
+            {
+                f"{binding.get('HostIp') or '0.0.0.0'}:{binding['HostPort']}"
+                for bindings in wanted.values()
+                for binding in bindings or []
+            }
+        ),
+        "drift": drift,
+    }
+
+
+def holder(port: int) -> str:
+    """The process that listens on a TCP port, in words."""
+    import psutil  # type: ignore[import-untyped]
+
+    try:
+        for connection in psutil.net_connections(kind="tcp"):
+            if connection.status != psutil.CONN_LISTEN or connection.laddr.port != port:
+                continue
+            if not connection.pid:
+                break
+            process = psutil.Process(connection.pid)
+            return f"{process.name()} (process {connection.pid} of {process.username()})"
+    except (psutil.Error, PermissionError, OSError):
+        pass
+    return f"another user's process (to see it: sudo ss -ltnp 'sport = :{port}')"
+
+
+def occupied(address: str, port: int) -> bool:
+    """Whether something on this machine listens there already."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address, port))
+        except OSError as error:
+            return error.errno == errno.EADDRINUSE
+    return False
+
+
+def port_conflicts(
+    ports: list[dict[str, Any]], listed: list[dict[str, Any]], stack: str, local: bool
+) -> list[dict[str, str]]:
+    """{service, message} for each wanted port that something other than the stack holds."""
+    conflicts = []
+    for want in ports:
+        service, port = want["service"], int(want["port"])
+        by = next(
+            (
+                one
+                for one in listed
+                if any(p.get("PublicPort") == port for p in one.get("Ports") or [])
+            ),
+            None,
+        )
+        if by is not None:
+            labels = by.get("Labels") or {}
+            if labels.get(LABEL_STACK) == stack:
+                continue  # ours: being moved or kept, either way not in the way
+            who = f"the container {by['Names'][0].lstrip('/')}"
+            if labels.get("com.docker.compose.project"):
+                who += f" (docker compose project {labels['com.docker.compose.project']})"
+            elif labels.get(LABEL_STACK):
+                who += f" (stack {labels[LABEL_STACK]})"
+        elif local and occupied(want["address"], port):
+            who = holder(port)
+        else:
+            continue
+        message = (
+            f"Port {port} for {service} is taken by {who}. Stop it, or use another port: "
+            f"./dev up -- -e {want['instead']}   (or move all of them: -e port_offset=<number>)"
+        )
+        conflicts.append({"service": service, "message": message})
+    return conflicts
+
+
+def foreign(kind: str, name: str, labels: dict[str, str] | None) -> str:
+    """The line for an object that has one of our names but not our label."""
+    project = (labels or {}).get("com.docker.compose.project")
+    maker = f"docker compose (project {project}) made it" if project else "it is not this stack's"
+    return (
+        f"There is a {kind} named {name} already, and {maker}; it is left alone. "
+        "Rename or remove it, or give this stack another name: ./dev up -- -e stack_name=<name>"
+    )
+
+
+def observe(module: AnsibleModule, client: Any, url: str) -> dict[str, Any]:
+    """Everything there is to know, in one dictionary (see the playbooks for its use)."""
+    import docker  # type: ignore[import-untyped]
+
+    p = module.params
+    stack = p["stack"]
+    info = client.info()
+    version = client.version()
+    local = url.startswith("unix://")
+    listed = client.containers(all=True)
+    taken: list[str] = []
+
+    services: dict[str, Any] = {}
+    others: list[dict[str, Any]] = []
+    for one in listed:
+        labels, names = one.get("Labels") or {}, [n.lstrip("/") for n in one["Names"] or []]
+        if labels.get(LABEL_STACK) == stack and labels.get(LABEL_SERVICE):
+            try:
+                found = describe(client, client.inspect_container(one["Id"]), p["network"])
+            except docker.errors.NotFound:  # removed this very moment
+                continue
+            if p["containers"].get(found["service"], found["container"]) == found["container"]:
+                services[found["service"]] = found
+            else:
+                others.append(found)
+        else:
+            taken += [
+                foreign("container", name, labels)
+                for name in names
+                if name in p["containers"].values()
+            ]
+
+    volumes: dict[str, Any] = {}
+    for name in p["volumes"]:
+        try:
+            data = client.inspect_volume(name)
+        except docker.errors.NotFound:
+            continue
+        labels = data.get("Labels") or {}
+        if labels.get(LABEL_STACK) == stack:
+            volumes[name] = {"labels": labels, "created": data.get("CreatedAt")}
+        else:
+            taken.append(foreign("volume", name, labels))
+
+    network = None
+    if p["network"]:
+        for data in client.networks(names=[p["network"]]):
+            if data["Name"] != p["network"]:
+                continue  # the engine's filter matches parts of names
+            if (data.get("Labels") or {}).get(LABEL_STACK) == stack:
+                pools = (data.get("IPAM") or {}).get("Config") or []
+                subnets = [pool["Subnet"] for pool in pools if pool.get("Subnet")]
+                network = {"id": data["Id"], "name": data["Name"], "subnets": subnets}
+            else:
+                taken.append(foreign("network", p["network"], data.get("Labels")))
+
+    images: dict[str, str | None] = {}
+    for reference in p["images"]:
+        try:
+            images[reference] = client.inspect_image(reference)["Id"]
+        except docker.errors.APIError:
+            images[reference] = None
+    built: dict[str, list[str]] = {}
+    for image in client.images(filters={"label": LABEL_IMAGE}):
+        tags = [t for t in image.get("RepoTags") or [] if t != "<none>:<none>"]
+        built.setdefault(image["Labels"][LABEL_IMAGE], []).extend(tags)
+
+    components = {c["Name"]: c["Version"] for c in version.get("Components") or []}
+    api = version["ApiVersion"]
+    return {
+        "engine": {
+            "docker_host": url,
+            "name": "Podman" if "Podman Engine" in components else "Docker",
+            "version": version["Version"],
+            "api_version": api,
+            # The health check option `start_interval` came with this API version.
+            "start_interval": tuple(map(int, api.split("."))) >= (1, 44),
+            "operating_system": info.get("OperatingSystem"),
+            "local": local,
+            "free_bytes": free_bytes(info.get("DockerRootDir", "")) if local else None,
+        },
+        "services": services,
+        "others": others,
+        "volumes": volumes,
+        "network": network,
+        "images": images,
+        "built": built,
+        "taken_names": taken,
+        "taken_ports": port_conflicts(p["ports"], listed, stack, local),
+    }
+
+
+def main() -> None:
+    """Entry point."""
+    module = AnsibleModule(
+        argument_spec={
+            "stack": {"type": "str", "required": True},
+            "docker_host": {"type": "str", "default": ""},
+            "wait": {"type": "float", "default": 0},
+            "containers": {"type": "dict", "default": {}},
+            "volumes": {"type": "list", "elements": "str", "default": []},
+            "network": {"type": "str", "default": ""},
+            "ports": {"type": "list", "elements": "dict", "default": []},
+            "images": {"type": "list", "elements": "str", "default": []},
+        },
+        supports_check_mode=True,
+    )
+    try:
+        import docker  # noqa: F401
+        import psutil  # noqa: F401
+    except ImportError as error:
+        module.fail_json(
+            clear=True,
+            msg=f"The Python package {error.name} is missing on this host. "
+            "Here: ./dev setup. On another machine: pip install docker psutil",
+        )
+    deadline = time.monotonic() + module.params["wait"]
+    while True:
+        client, url, problem = find_engine(module.params["docker_host"])
+        if client is not None or time.monotonic() >= deadline:
+            break
+        time.sleep(0.25)
+    result: dict[str, Any] = {"machine": machine(), "problem": problem, "engine": None}
+    if client is not None:
+        try:
+            result.update(observe(module, client, url))
+        except Exception as error:
+            module.fail_json(
+                clear=True, msg=f"The engine at {url} answered, but then failed: {error}"
+            )
+    module.exit_json(changed=False, **result)
+
+
+if __name__ == "__main__":
+    main()

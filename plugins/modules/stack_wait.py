@@ -1,0 +1,118 @@
+#!/usr/bin/python
+"""Ansible module: wait until containers are healthy, and say why when they are not."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: stack_wait
+short_description: Wait for containers to be healthy
+description:
+  - Waits for all of them at once. One that exits, keeps restarting or turns unhealthy ends the
+    wait at once, with its last log lines and, where known, the fix.
+  - A container without a health check counts only while it runs.
+options:
+  docker_host:
+    description: Address of the engine.
+    type: str
+    required: true
+  containers:
+    description: Names of the containers.
+    type: list
+    elements: str
+    required: true
+  timeout:
+    description: Seconds to wait for all of them.
+    type: float
+    default: 120
+attributes:
+  check_mode:
+    support: full
+    description: It never changes anything, and in check mode it does not wait.
+author: HYVVE
+"""
+
+import time
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.dev_stack import connect, explain
+
+LOG_LINES = 12
+
+
+def verdict(state: dict[str, Any], restarts: int) -> tuple[bool, str]:
+    """(healthy, reason to give up or "") for one container's State."""
+    if state.get("Paused"):
+        return False, "it is paused (docker unpause)"
+    if state.get("Restarting") or (restarts > 0 and not state["Running"]):
+        return False, f"it keeps exiting with status {state['ExitCode']}"
+    if not state["Running"] and state["Status"] != "created":
+        if state.get("OOMKilled"):
+            return False, "it was killed for using more memory than its limit"
+        return False, f"it exited with status {state['ExitCode']}"
+    health = state.get("Health")
+    if health is None:
+        return bool(state["Running"]), ""
+    if health["Status"] == "unhealthy":
+        log = health.get("Log") or [{}]
+        said = str(log[-1].get("Output", "")).strip().splitlines()
+        return False, "its health check fails" + (f": {said[-1]}" if said else "")
+    return health["Status"] == "healthy", ""
+
+
+def last_lines(client: Any, name: str) -> str:
+    """The container's last log lines, indented."""
+    try:
+        text = client.logs(name, tail=LOG_LINES).decode(errors="replace")
+    except Exception:
+        return ""
+    return "\n".join(f"    {line}" for line in text.splitlines())
+
+
+def main() -> None:
+    """Entry point."""
+    module = AnsibleModule(
+        argument_spec={
+            "docker_host": {"type": "str", "required": True},
+            "containers": {"type": "list", "elements": "str", "required": True},
+            "timeout": {"type": "float", "default": 120},
+        },
+        supports_check_mode=True,
+    )
+    if module.check_mode:
+        module.exit_json(changed=False, waited=0)
+    client = connect(module.params["docker_host"])
+    begun = time.monotonic()
+    waiting = dict.fromkeys(module.params["containers"], "")
+    failures: dict[str, str] = {}
+    while waiting and not failures:
+        for name in list(waiting):
+            try:
+                data = client.inspect_container(name)
+            except Exception as error:
+                failures[name] = f"it is gone ({error})"
+                continue
+            healthy, reason = verdict(data["State"], data.get("RestartCount", 0))
+            if healthy:
+                del waiting[name]
+            elif reason:
+                failures[name] = reason
+        if time.monotonic() - begun > module.params["timeout"]:
+            limit = module.params["timeout"]
+            failures.update(dict.fromkeys(waiting, f"it was not healthy after {limit:.0f} s"))
+        if waiting and not failures:
+            time.sleep(0.15)
+    if failures:
+        parts = []
+        for name, reason in failures.items():
+            log = last_lines(client, name)
+            parts.append(f"{name} does not serve: {reason}.")
+            if log:
+                parts.append(f"Its last words:\n{log}")
+            parts.append(explain(f"{reason}\n{log}") or "More: ./dev logs " + name.split("_")[-1])
+        module.fail_json(clear=True, msg="\n".join(parts), failures=failures)
+    module.exit_json(changed=False, waited=round(time.monotonic() - begun, 1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What the files of this project promise one another, checked without an engine."""

@@ -1,0 +1,612 @@
+"""plugins/filter/dev_stack.py: the decisions of a run, one by one."""
+
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from .project import ROOT, SERVICES, settings
+
+# --- which services -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("run", "skip", "enabled", "selected"),
+    [
+        (["all"], [], True, ["postgres", "redis", "agentos", "pgadmin"]),
+        (["all"], [], False, ["postgres", "redis", "agentos"]),
+        (["all"], [], "no", ["postgres", "redis", "agentos"]),
+        (["all"], ["pgadmin"], True, ["postgres", "redis", "agentos"]),
+        ([], [], True, ["postgres", "redis", "agentos", "pgadmin"]),
+        (["redis"], [], True, ["redis"]),
+        (["agentos"], [], True, ["postgres", "redis", "agentos"]),
+        (["pgadmin"], [], True, ["postgres", "pgadmin"]),
+        (["pgadmin", "redis"], [], True, ["postgres", "redis", "pgadmin"]),
+        (["agentos"], ["redis"], True, ["postgres", "agentos"]),
+        (["network"], [], True, []),
+        (["network", "redis"], [], True, ["redis"]),
+        (["always"], [], True, ["postgres", "redis", "agentos", "pgadmin"]),
+        (["tagged"], [], True, ["postgres", "redis", "agentos", "pgadmin"]),
+        (["all"], ["notest", "molecule-notest"], True, ["postgres", "redis", "agentos", "pgadmin"]),
+    ],
+)
+def test_what_is_started(
+    filters: ModuleType, run: list[str], skip: list[str], enabled: Any, selected: list[str]
+) -> None:
+    assert filters.selected_services(run, skip, enabled) == selected
+
+
+@pytest.mark.parametrize(
+    ("run", "skip", "enabled", "selected"),
+    [
+        (["all"], [], True, ["postgres", "redis", "agentos", "pgadmin"]),
+        # One that was disabled later is still there to be stopped.
+        (["all"], [], False, ["postgres", "redis", "agentos", "pgadmin"]),
+        (["agentos"], [], True, ["agentos"]),
+        (["postgres", "redis"], [], True, ["postgres", "redis"]),
+        (["all"], ["postgres"], True, ["redis", "agentos", "pgadmin"]),
+        (["network"], [], True, []),
+    ],
+)
+def test_what_is_stopped(
+    filters: ModuleType, run: list[str], skip: list[str], enabled: Any, selected: list[str]
+) -> None:
+    assert filters.selected_services(run, skip, enabled, needed_too=False) == selected
+
+
+# --- settings -----------------------------------------------------------------------------------
+
+GOOD: dict[str, Any] = {
+    "stack_name": "hyvve",
+    "bind_address": "127.0.0.1",
+    "port_offset": 0,
+    "postgres_port": 5432,
+    "redis_port": "6379",
+    "agentos_port": 7777,
+    "pgadmin_port": 5050,
+    "postgres_db": "hyvve",
+    "postgres_user": "postgres",
+    "pgadmin_email": "dev@example.com",
+    "pgadmin_enabled": True,
+    "agentos_reload": False,
+    "postgres_memory": "1g",
+    "redis_memory": "512m",
+    "agentos_memory": "512m",
+    "pgadmin_memory": "768m",
+    "image_source": "auto",
+    "image_registry": "",
+    "network_subnet": "",
+    "run_tags": ["all"],
+    "skip_tags": [],
+}
+
+
+def test_the_values_tested_here_are_those_the_playbooks_check() -> None:
+    text = (ROOT / "playbooks/tasks/prepare.yml").read_text(encoding="utf-8")
+    assert [name for name in GOOD if f"'{name}':" not in text] == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"bind_address": "0.0.0.0"},
+        {"bind_address": "192.168.1.20"},
+        {"port_offset": "100"},
+        {"port_offset": -1000},
+        {"postgres_port": 65535},
+        {"agentos_port": 1},
+        {"stack_name": "feature-12_b"},
+        {"stack_name": "7"},
+        {"stack_name": "x" * 40},
+        {"postgres_db": "my-db_2"},
+        {"postgres_user": "_me"},
+        {"pgadmin_email": "a.b+c@sub.example.co.uk"},
+        {"pgadmin_enabled": "false"},
+        {"agentos_reload": "yes"},
+        {"redis_memory": "1073741824"},
+        {"redis_memory": "2G"},
+        {"image_source": "registry"},
+        {"image_source": "packages"},
+        {"image_registry": "registry.example.com:5000/mirror/hub"},
+        {"image_registry": "127.0.0.1:5000"},
+        {"network_subnet": "10.210.0.0/24"},
+        {"run_tags": ["redis"], "skip_tags": ["pgadmin", "molecule-notest", "notest"]},
+        {"run_tags": ["network"]},
+    ],
+)
+def test_good_settings_pass(filters: ModuleType, change: dict[str, Any]) -> None:
+    assert filters.settings_problems(GOOD | change) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"postgres_port": 0}, "postgres_port is 0"),
+        ({"postgres_port": 65536}, "postgres_port is 65536"),
+        ({"redis_port": "abc"}, "redis_port is 'abc'"),
+        ({"redis_port": ""}, "redis_port is ''"),
+        ({"redis_port": 63.79}, "redis_port is 63.79"),
+        ({"agentos_port": -1}, "agentos_port is -1"),
+        ({"pgadmin_port": "50 50"}, "pgadmin_port is '50 50'"),
+        ({"port_offset": "ten"}, "port_offset is 'ten'"),
+        ({"port_offset": 1.5}, "port_offset is 1.5"),
+        ({"pgadmin_port": 5432}, "pgadmin_port and postgres_port are both 5432"),
+        ({"stack_name": ""}, "stack_name is ''"),
+        ({"stack_name": "Hyvve"}, "stack_name is 'Hyvve'"),
+        ({"stack_name": "a b"}, "stack_name is 'a b'"),
+        ({"stack_name": "-a"}, "stack_name is '-a'"),
+        ({"stack_name": "../etc"}, "stack_name is '../etc'"),
+        ({"stack_name": "x" * 41}, "stack_name is"),
+        ({"stack_name": "a\n"}, "stack_name is"),
+        ({"bind_address": "localhost"}, "bind_address is 'localhost'"),
+        ({"bind_address": "127.0.0.1:80"}, "bind_address is"),
+        ({"bind_address": ""}, "bind_address is ''"),
+        ({"network_subnet": "10.210.0.0/33"}, "network_subnet is"),
+        ({"network_subnet": "10.210.0.7/24"}, "network_subnet is"),
+        ({"network_subnet": "vpn"}, "network_subnet is 'vpn'"),
+        ({"image_source": "docker"}, "image_source is 'docker'"),
+        ({"image_source": ""}, "image_source is ''"),
+        ({"image_registry": "https://registry.example.com"}, "image_registry is"),
+        ({"image_registry": "registry.example.com/Upper"}, "image_registry is"),
+        ({"postgres_db": ""}, "POSTGRES_DB is ''"),
+        ({"postgres_db": "my db"}, "POSTGRES_DB is 'my db'"),
+        ({"postgres_db": "x'; drop"}, "POSTGRES_DB is"),
+        ({"postgres_db": "x" * 64}, "POSTGRES_DB is"),
+        ({"postgres_user": "1st"}, "POSTGRES_USER is '1st'"),
+        ({"pgadmin_email": "nobody"}, "PGADMIN_DEFAULT_EMAIL is 'nobody'"),
+        ({"pgadmin_email": "a@b"}, "PGADMIN_DEFAULT_EMAIL is 'a@b'"),
+        ({"pgadmin_email": "a'b@example.com"}, "PGADMIN_DEFAULT_EMAIL is"),
+        ({"pgadmin_email": ""}, "PGADMIN_DEFAULT_EMAIL is ''"),
+        ({"pgadmin_enabled": "perhaps"}, "pgadmin_enabled is 'perhaps'"),
+        ({"agentos_reload": ""}, "agentos_reload is ''"),
+        ({"postgres_memory": "lots"}, "postgres_memory is 'lots'"),
+        ({"redis_memory": "512mb"}, "redis_memory is '512mb'"),
+        ({"agentos_memory": ""}, "agentos_memory is ''"),
+        ({"pgadmin_memory": "1.5g"}, "pgadmin_memory is '1.5g'"),
+        ({"run_tags": ["postgre"]}, "'postgre' (did you mean postgres?)"),
+        ({"run_tags": ["mysql"]}, "'mysql'; there are network, postgres"),
+        ({"skip_tags": ["pgadmn"]}, "'pgadmn' (did you mean pgadmin?)"),
+        ({"run_tags": ["pgadmin"], "pgadmin_enabled": False}, "pgadmin_enabled is false"),
+    ],
+)
+def test_a_bad_setting_gets_one_line(
+    filters: ModuleType, change: dict[str, Any], said: str
+) -> None:
+    problems = filters.settings_problems(GOOD | change)
+    assert len(problems) == 1, problems
+    assert said in problems[0]
+    assert "\n" not in problems[0]
+
+
+def test_an_offset_can_push_a_port_out_of_range(filters: ModuleType) -> None:
+    problems = filters.settings_problems(GOOD | {"port_offset": 61000})
+    assert len(problems) == len(SERVICES)
+    assert "with port_offset 61000: 66432" in problems[0]
+
+
+def test_an_offset_can_push_a_port_below_one(filters: ModuleType) -> None:
+    (problem,) = filters.settings_problems(GOOD | {"port_offset": -5050})
+    assert "pgadmin_port" in problem
+
+
+def test_all_problems_are_told_at_once(filters: ModuleType) -> None:
+    bad = {"redis_port": "x", "stack_name": "X", "pgadmin_email": "x", "image_source": "x"}
+    assert len(filters.settings_problems(GOOD | bad)) == len(bad)
+
+
+# --- images -------------------------------------------------------------------------------------
+
+DEFINITIONS: dict[str, Any] = {
+    "debian": {"version": "12"},
+    "python": {"version": "3.13", "base": "debian"},
+    "postgres": {"version": "16.14", "base": "debian"},
+    "redis": {"version": "7.0.15", "base": "debian"},
+    "pgadmin": {"version": "9.18", "base": "python"},
+}
+REFERENCES = {
+    "registry": {
+        "postgres": "postgres:16-alpine",
+        "redis": "redis:7-alpine",
+        "pgadmin": "dpage/pgadmin4:9.18",
+        "python": "python:3.12-slim",
+        "trusted-python": "python:3.12-slim",
+        "agentos": "dev-stack/agentos:on-official",
+    },
+    "packages": {
+        "debian": "dev-stack/debian:12-a",
+        "python": "dev-stack/python:3.13-a",
+        "postgres": "dev-stack/postgres:16.14-a",
+        "redis": "dev-stack/redis:7.0.15-a",
+        "pgadmin": "dev-stack/pgadmin:9.18-a",
+        "agentos": "dev-stack/agentos:on-built",
+    },
+}
+VOLUMES = {"postgres": "s_postgres_data", "redis": "s_redis_data", "pgadmin": "s_pgadmin_data"}
+
+
+def engine(*present: str, made_with: dict[str, str] | None = None) -> dict[str, Any]:
+    """What stack_info tells of an engine with these images and volumes made with these sources."""
+    built: dict[str, list[str]] = {}
+    for reference in present:
+        if reference.startswith("dev-stack/"):
+            name = reference.removeprefix("dev-stack/").split(":")[0]
+            built.setdefault(name, []).append(reference)
+    return {
+        "images": dict.fromkeys(present, "sha256:0"),
+        "built": built,
+        "volumes": {
+            VOLUMES[service]: {"labels": {"dev-stack.image-source": source}}
+            for service, source in (made_with or {}).items()
+        },
+    }
+
+
+OFFICIAL, BUILT = REFERENCES["registry"]["redis"], REFERENCES["packages"]["redis"]
+
+
+@pytest.mark.parametrize(
+    ("source", "observed", "answers", "expected"),
+    [
+        # Told outright.
+        ("registry", engine(), None, ("registry", OFFICIAL, False)),
+        ("registry", engine(OFFICIAL), None, ("registry", OFFICIAL, True)),
+        ("registry", engine(BUILT), None, ("registry", OFFICIAL, False)),
+        ("packages", engine(OFFICIAL), None, ("packages", BUILT, False)),
+        ("packages", engine(BUILT), None, ("packages", BUILT, True)),
+        # auto: what is present.
+        ("auto", engine(OFFICIAL), None, ("registry", OFFICIAL, True)),
+        ("auto", engine(BUILT), None, ("packages", BUILT, True)),
+        ("auto", engine(BUILT), True, ("packages", BUILT, True)),
+        # auto: both present, the volume's own first.
+        (
+            "auto",
+            engine(OFFICIAL, BUILT, made_with={"redis": "packages"}),
+            None,
+            ("packages", BUILT, True),
+        ),
+        (
+            "auto",
+            engine(OFFICIAL, BUILT, made_with={"redis": "registry"}),
+            None,
+            ("registry", OFFICIAL, True),
+        ),
+        # auto: nothing present, the volume's source.
+        ("auto", engine(made_with={"redis": "packages"}), True, ("packages", BUILT, False)),
+        ("auto", engine(made_with={"redis": "registry"}), False, ("registry", OFFICIAL, False)),
+        # auto: a volume made with packages, whose image was built from an older definition.
+        (
+            "auto",
+            engine(OFFICIAL, "dev-stack/redis:7.0.15-old", made_with={"redis": "packages"}),
+            None,
+            ("packages", BUILT, False),
+        ),
+        # auto: nothing to go by but the registry's answer.
+        ("auto", engine(), None, (None, None, False)),
+        ("auto", engine(), True, ("registry", OFFICIAL, False)),
+        ("auto", engine(), False, ("packages", BUILT, False)),
+        ("auto", engine(made_with={"postgres": "packages"}), True, ("registry", OFFICIAL, False)),
+    ],
+)
+def test_where_an_image_comes_from(
+    filters: ModuleType,
+    source: str,
+    observed: dict[str, Any],
+    answers: bool | None,
+    expected: tuple[str | None, str | None, bool],
+) -> None:
+    plan = filters.image_plan(["redis"], source, REFERENCES, observed, VOLUMES, answers)["redis"]
+    assert (plan["source"], plan["reference"], plan["present"]) == expected
+
+
+@pytest.mark.parametrize(
+    ("observed", "answers", "source"),
+    [
+        (engine("python:3.12-slim"), None, "registry"),
+        (engine("dev-stack/python:3.13-a"), None, "packages"),
+        (engine("dev-stack/agentos:on-built", "python:3.12-slim"), None, "packages"),
+        (engine(), True, "registry"),
+        (engine(), False, "packages"),
+        (engine(), None, None),
+    ],
+)
+def test_agentos_follows_the_python_that_is_there(
+    filters: ModuleType, observed: dict[str, Any], answers: bool | None, source: str | None
+) -> None:
+    plan = filters.image_plan(["agentos"], "auto", REFERENCES, observed, VOLUMES, answers)
+    assert plan["agentos"]["source"] == source
+
+
+def work(
+    filters: ModuleType,
+    names: list[str],
+    source: str,
+    observed: dict[str, Any],
+    references: dict[str, dict[str, str]] = REFERENCES,
+) -> dict[str, Any]:
+    """The work that a plan for these images takes."""
+    plan = filters.image_plan(names, source, references, observed, VOLUMES, None)
+    return dict(filters.image_work(plan, DEFINITIONS, references, observed))
+
+
+ALL = ["postgres", "redis", "agentos", "pgadmin"]
+
+
+def test_work_from_packages_builds_bases_first_and_once(filters: ModuleType) -> None:
+    assert work(filters, ALL, "packages", engine()) == {
+        "pull": [],
+        "build": ["debian", "postgres", "redis", "python", "pgadmin"],
+        "agentos": "dev-stack/python:3.13-a",
+        "trust": False,
+    }
+
+
+def test_work_from_packages_leaves_out_what_is_there(filters: ModuleType) -> None:
+    there = engine("dev-stack/debian:12-a", "dev-stack/redis:7.0.15-a")
+    assert work(filters, ["redis", "postgres"], "packages", there)["build"] == ["postgres"]
+
+
+def test_no_base_is_built_for_an_image_that_is_there(filters: ModuleType) -> None:
+    there = engine("dev-stack/redis:7.0.15-a")
+    assert work(filters, ["redis"], "packages", there)["build"] == []
+
+
+def test_work_from_the_registry(filters: ModuleType) -> None:
+    assert work(filters, ALL, "registry", engine("postgres:16-alpine")) == {
+        "pull": ["redis:7-alpine", "python:3.12-slim", "dpage/pgadmin4:9.18"],
+        "build": [],
+        "agentos": "python:3.12-slim",
+        "trust": False,
+    }
+
+
+def test_no_work_when_all_is_there(filters: ModuleType) -> None:
+    there = engine(*(REFERENCES["packages"][name] for name in ALL))
+    assert work(filters, ALL, "auto", there) == {
+        "pull": [],
+        "build": [],
+        "agentos": "",
+        "trust": False,
+    }
+
+
+def test_own_certificates_are_given_to_the_official_python(filters: ModuleType) -> None:
+    references = {
+        **REFERENCES,
+        "registry": {**REFERENCES["registry"], "trusted-python": "dev-stack/trusted-python:c"},
+    }
+    found = work(filters, ["agentos"], "registry", engine(), references)
+    assert found["pull"] == ["python:3.12-slim"]
+    assert (found["agentos"], found["trust"]) == ("dev-stack/trusted-python:c", True)
+    there = engine("python:3.12-slim", "dev-stack/trusted-python:c")
+    assert work(filters, ["agentos"], "registry", there, references)["trust"] is False
+
+
+def definitions_folder(folder: Path) -> dict[str, Path]:
+    """A folder with a file for each definition, and a build context for AgentOS."""
+    for name in [*DEFINITIONS, "trusted-python", "agents"]:
+        (folder / name).mkdir(parents=True)
+        (folder / name / "Dockerfile").write_text(f"# {name}\n")
+    return {name: folder / name for name in [*DEFINITIONS, "trusted-python", "agents"]}
+
+
+def references_of(filters: ModuleType, folder: Path, certificates: str = "") -> Any:
+    official = settings()["registry_images"]
+    agents = str(folder / "agents")
+    return filters.image_references(DEFINITIONS, str(folder), agents, official, "", certificates)
+
+
+@pytest.mark.parametrize(
+    ("edited", "rebuilt"),
+    [
+        ("redis", {"redis"}),
+        ("agents", {"agentos"}),
+        ("python", {"python", "pgadmin", "agentos"}),
+        ("debian", {"debian", "python", "postgres", "redis", "pgadmin", "agentos"}),
+    ],
+)
+def test_a_tag_changes_with_the_definition_and_its_bases(
+    filters: ModuleType, tmp_path: Path, edited: str, rebuilt: set[str]
+) -> None:
+    folders = definitions_folder(tmp_path)
+    before = references_of(filters, tmp_path)["packages"]
+    assert references_of(filters, tmp_path)["packages"] == before
+    (folders[edited] / "Dockerfile").write_text("# another\n")
+    after = references_of(filters, tmp_path)["packages"]
+    assert {name for name in before if before[name] != after[name]} == rebuilt
+
+
+def test_own_certificates_change_every_tag(filters: ModuleType, tmp_path: Path) -> None:
+    definitions_folder(tmp_path)
+    before, after = references_of(filters, tmp_path), references_of(filters, tmp_path, "abc")
+    assert all(before["packages"][n] != after["packages"][n] for n in before["packages"])
+    assert before["registry"]["trusted-python"] == before["registry"]["python"]
+    assert after["registry"]["trusted-python"].startswith("dev-stack/trusted-python:")
+    assert before["registry"]["redis"] == after["registry"]["redis"]
+
+
+def test_digest_sees_names_contents_and_modes(filters: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("1")
+    seen = {filters.tree_digest(str(tmp_path))}
+    (tmp_path / "a").write_text("2")
+    seen.add(filters.tree_digest(str(tmp_path)))
+    (tmp_path / "a").chmod(0o755)
+    seen.add(filters.tree_digest(str(tmp_path)))
+    (tmp_path / "a").rename(tmp_path / "b")
+    seen.add(filters.tree_digest(str(tmp_path)))
+    seen.add(filters.tree_digest(str(tmp_path), "base"))
+    assert len(seen) == 5
+    last = filters.tree_digest(str(tmp_path))
+    (tmp_path / "__pycache__").mkdir()
+    (tmp_path / "__pycache__/b.pyc").write_text("x")
+    (tmp_path / "README.md").write_text("x")
+    assert filters.tree_digest(str(tmp_path)) == last
+
+
+@pytest.mark.parametrize(
+    ("reference", "registry", "expected"),
+    [
+        ("postgres:16-alpine", "", "postgres:16-alpine"),
+        ("postgres:16-alpine", "hub.example.com", "hub.example.com/library/postgres:16-alpine"),
+        (
+            "dpage/pgadmin4:9.18",
+            "hub.example.com:5000/m",
+            "hub.example.com:5000/m/dpage/pgadmin4:9.18",
+        ),
+    ],
+)
+def test_a_mirror_has_official_images_under_library(
+    filters: ModuleType, reference: str, registry: str, expected: str
+) -> None:
+    assert filters.mirrored(reference, registry) == expected
+
+
+# --- reports ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("service", "address", "expected"),
+    [
+        ("postgres", "127.0.0.1:5432", "localhost:5432"),
+        ("redis", "0.0.0.0:6379", "localhost:6379"),
+        ("agentos", "127.0.0.1:7777", "http://localhost:7777"),
+        ("pgadmin", "192.168.1.20:5050", "http://192.168.1.20:5050"),
+        ("agentos", ":::7777", "http://localhost:7777"),
+        ("postgres", "::1:5432", "localhost:5432"),
+    ],
+)
+def test_endpoint(filters: ModuleType, service: str, address: str, expected: str) -> None:
+    assert filters.endpoint(service, address) == expected
+
+
+NOW = 1_800_000_000.0  # 2027-01-15T08:00:00Z
+
+
+@pytest.mark.parametrize(
+    ("since", "expected"),
+    [
+        (None, "-"),
+        ("", "-"),
+        ("2027-01-15T08:00:00Z", "0 s"),
+        ("2027-01-15T07:59:01.123456789Z", "58 s"),
+        ("2027-01-15T07:59:00Z", "1 min"),
+        ("2027-01-15T07:00:01Z", "59 min"),
+        ("2027-01-15T06:59:59.5Z", "1 h"),
+        ("2027-01-15T09:00:00+02:00", "1 h"),
+        ("2027-01-14T08:00:00Z", "1 d"),
+        ("2026-12-16T08:00:00Z", "30 d"),
+        ("2027-01-15T08:00:30Z", "0 s"),  # a clock that is ahead
+    ],
+)
+def test_age(filters: ModuleType, since: str | None, expected: str) -> None:
+    assert filters.age(since, NOW) == expected
+
+
+def running(service: str, **other: Any) -> dict[str, Any]:
+    """A healthy container, as stack_info describes it."""
+    return {
+        "container": f"s_{service}",
+        "state": "running",
+        "health": "healthy",
+        "image": f"{service}:1",
+        "image_id": "sha256:0",
+        "volume": f"s_{service}_data",
+        "since": "2027-01-15T07:00:00Z",
+        "published": ["127.0.0.1:5432"],
+        "drift": [],
+        **other,
+    }
+
+
+def observed_stack(**services: dict[str, Any]) -> dict[str, Any]:
+    """What stack_info tells of an engine with these services."""
+    return {
+        "engine": {
+            "docker_host": "unix:///var/run/docker.sock",
+            "name": "Docker",
+            "version": "20.10.24",
+            "api_version": "1.41",
+            "operating_system": "Debian",
+            "start_interval": False,
+        },
+        "services": services,
+    }
+
+
+KEYS = ["service", "container", "state", "health", "image", "image_id"]
+KEYS += ["endpoint", "volume", "since", "drift"]
+
+
+def test_report_has_the_promised_form(filters: ModuleType) -> None:
+    report = filters.status_report(
+        observed_stack(postgres=running("postgres")), "s", ["postgres", "redis"]
+    )
+    assert list(report) == ["schema", "stack", "healthy", "engine", "services"]
+    assert report["schema"] == 1
+    assert [list(one) for one in report["services"]] == [KEYS, KEYS]
+    absent = report["services"][1]
+    assert absent["state"] == "absent"
+    assert {absent[key] for key in KEYS if key not in {"service", "state", "drift"}} == {None}
+    assert report["healthy"] is False
+
+
+@pytest.mark.parametrize(
+    ("redis", "healthy"),
+    [
+        (running("redis"), True),
+        (running("redis", health=None), True),
+        (running("redis", health="starting"), False),
+        (running("redis", health="unhealthy"), False),
+        (running("redis", state="exited", health="healthy"), False),
+        (running("redis", state="restarting"), False),
+        (running("redis", state="paused"), False),
+    ],
+)
+def test_what_counts_as_healthy(filters: ModuleType, redis: dict[str, Any], healthy: bool) -> None:
+    report = filters.status_report(observed_stack(redis=redis), "s", ["redis"])
+    assert report["healthy"] is healthy
+
+
+def test_a_stack_with_nothing_enabled_is_not_healthy(filters: ModuleType) -> None:
+    assert filters.status_report(observed_stack(), "s", [])["healthy"] is False
+
+
+def test_a_disabled_service_is_listed_while_it_is_there_and_decides_nothing(
+    filters: ModuleType,
+) -> None:
+    stack = observed_stack(redis=running("redis"), pgadmin=running("pgadmin", health="unhealthy"))
+    report = filters.status_report(stack, "s", ["redis"])
+    assert [one["service"] for one in report["services"]] == ["redis", "pgadmin"]
+    assert report["healthy"] is True
+
+
+def test_table(filters: ModuleType) -> None:
+    stack = observed_stack(
+        postgres=running("postgres", drift=["image"]), redis=running("redis", health="starting")
+    )
+    report = filters.status_report(stack, "s", ["postgres", "redis", "agentos"])
+    lines = filters.status_table(report).splitlines()
+    assert lines[0].split() == ["SERVICE", "STATE", "ENDPOINT", "UP", "FOR", "IMAGE"]
+    assert "healthy (differs: image)" in lines[1]
+    assert "starting" in lines[2]
+    assert lines[3].split() == ["agentos", "absent", "-", "-", "-"]
+    column = lines[0].index("ENDPOINT")
+    assert all(line[column - 1] == " " and line[column] != " " for line in lines)
+    assert all(line == line.rstrip() for line in lines)
+    assert "IMAGE" not in filters.status_table(report, images=False)
+
+
+def test_shells_hold_no_secret(filters: ModuleType) -> None:
+    stack = observed_stack(postgres=running("postgres"), redis=running("redis"))
+    for service in ("postgres", "redis"):
+        command = filters.handover_shell(service, stack)["argv"]
+        assert command[:5] == ["docker", "-H", "unix:///var/run/docker.sock", "exec", "{tty}"]
+        assert command[-1] == "sh"  # $0, so that a person's own arguments become "$@"
+        assert "/run/secrets" in str(command) or "assword" not in str(command)
+
+
+def test_every_filter_can_be_called_by_its_name(filters: ModuleType) -> None:
+    for name, function in filters.FilterModule().filters().items():
+        assert function.__name__ == name
+        assert function.__doc__

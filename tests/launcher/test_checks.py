@@ -1,0 +1,109 @@
+"""./dev test: which steps it runs, and how it reports them."""
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from checkout import LIMIT, Checkout, wait_until
+
+LINT = ["ruff", "ruff", "mypy", "yamllint", "ansible-lint"]
+UNIT = ["pytest", "pytest", "pytest"]
+
+
+@pytest.fixture
+def scenarios(ready: Checkout) -> Iterator[Checkout]:
+    """Give the prepared checkout with four molecule scenarios and a folder that is none."""
+    for name in ("redis", "default", "engine-restart", "postgres"):
+        (ready.path / "molecule" / name).mkdir(parents=True)
+        (ready.path / "molecule" / name / "molecule.yml").touch()
+    (ready.path / "molecule" / "shared").mkdir()
+    yield ready
+    shutil.rmtree(ready.path / "molecule")
+
+
+def molecule_scenarios(checkout: Checkout) -> list[str]:
+    """Return the scenarios that were run, in order."""
+    return [call["argv"][2] for call in checkout.calls() if call["name"] == "molecule"]
+
+
+def test_all_steps_run_and_the_last_line_counts_them(scenarios: Checkout) -> None:
+    result = scenarios.run("test")
+    calls = scenarios.calls()
+    assert [call["name"] for call in calls] == [*LINT, *UNIT, *["molecule"] * 3]
+    assert [call["argv"] for call in calls[-3:]] == [
+        ["test", "-s", name] for name in ("default", "postgres", "redis")
+    ]
+    assert result.stdout.splitlines()[-1] == "11 passed, 0 failed"
+    assert result.returncode == 0
+    assert "./dev test engine-restart" in result.stderr
+
+
+def test_failure_stops_nothing_and_is_counted(scenarios: Checkout) -> None:
+    result = scenarios.run("test", STUB_EXITS=json.dumps({"ruff": 1, "molecule": 1}))
+    assert len(scenarios.calls()) == 11
+    assert result.returncode == 1
+    lines = result.stdout.splitlines()
+    assert lines[-1] == "6 passed, 5 failed"
+    table = [line.split()[:2] for line in lines[lines.index("") :] if line.split()[1:]]
+    assert ["ruff", "FAILED"] in table
+    assert ["mypy", "passed"] in table
+    assert ["default", "FAILED"] in table
+
+
+def test_quick_leaves_out_the_scenarios(scenarios: Checkout) -> None:
+    result = scenarios.run("test", "--quick")
+    assert [call["name"] for call in scenarios.calls()] == [*LINT, *UNIT]
+    assert result.stdout.splitlines()[-1] == "8 passed, 0 failed"
+
+
+def test_named_steps_only(scenarios: Checkout) -> None:
+    result = scenarios.run("test", "redis", "mypy")
+    assert [call["name"] for call in scenarios.calls()] == ["mypy", "molecule"]
+    assert result.stdout.splitlines()[-1] == "2 passed, 0 failed"
+
+
+def test_engine_scenarios_run_in_ci_or_by_name(scenarios: Checkout) -> None:
+    scenarios.run("test", CI="true")
+    assert "engine-restart" in molecule_scenarios(scenarios)
+    scenarios.run("test", CI="false")
+    assert "engine-restart" not in molecule_scenarios(scenarios)
+    scenarios.run("test", "engine-restart")
+    assert molecule_scenarios(scenarios) == ["engine-restart"]
+
+
+def test_state_of_the_tests_is_apart_and_removed(ready: Checkout) -> None:
+    ready.run("test", "ruff", "mypy", XDG_STATE_HOME="/mine", ANSIBLE_INVENTORY="/mine")
+    places = {call["env"]["XDG_STATE_HOME"] for call in ready.calls()}
+    (place,) = places
+    assert Path(place).parent == ready.path / ".cache"
+    assert not Path(place).exists()
+    ready.run("test", "ruff", ANSIBLE_INVENTORY="/mine")
+    (call,) = ready.calls()
+    assert "ANSIBLE_INVENTORY" not in call["env"]
+
+
+def test_ctrl_c_ends_the_run(ready: Checkout) -> None:
+    process = ready.start("test", STUB_SLEEPS="30")
+    wait_until(ready.calls_file.exists)
+    os.killpg(process.pid, signal.SIGINT)
+    output, errors = process.communicate(timeout=LIMIT)
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    assert "mypy" not in output
+    assert list((ready.path / ".cache").iterdir()) == []
+
+
+def test_missing_tool_is_a_failed_step(ready: Checkout) -> None:
+    tool = ready.venv / "bin" / "mypy"
+    tool.rename(tool.with_name("hidden"))
+    try:
+        result = ready.run("test", "ruff", "mypy")
+    finally:
+        tool.with_name("hidden").rename(tool)
+    assert result.returncode == 1
+    assert result.stdout.splitlines()[-1] == "1 passed, 1 failed"
+    assert "cannot run mypy" in result.stderr

@@ -1,0 +1,184 @@
+"""Commands that a playbook names and the launcher runs: shells, and logs that go on."""
+
+import json
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from checkout import LIMIT, Checkout, wait_until
+
+
+@pytest.fixture
+def docker(ready: Checkout, tmp_path: Path) -> str:
+    """Give a PATH with a `docker` that says how it was called and repeats its input."""
+    program = tmp_path / "bin" / "docker"
+    program.parent.mkdir()
+    program.write_text('#!/bin/sh\nfor word in "$@"; do echo "<$word>"; done\ncat\nexit 7\n')
+    program.chmod(0o755)
+    return f"{program.parent}:{os.environ['PATH']}"
+
+
+def commands(*entries: tuple[str, list[str]]) -> str:
+    """Return what a playbook writes into the hand-over file."""
+    return json.dumps({"commands": [{"service": name, "argv": argv} for name, argv in entries]})
+
+
+SHELL = commands(("postgres", ["docker", "exec", "{tty}", "hyvve_postgres", "psql"]))
+
+
+@pytest.mark.parametrize("verb", ["psql", "redis-cli"])
+def test_shell_gets_arguments_input_and_exit_status(
+    ready: Checkout, docker: str, verb: str
+) -> None:
+    result = ready.run(
+        verb, "--", "-c", "select 1", stdin="typed\n", STUB_HANDOVER=SHELL, PATH=docker
+    )
+    (call,) = ready.calls()
+    assert call["argv"][0] == f"playbooks/{verb}.yml"
+    assert "-c" not in call["argv"]
+    assert call["stdin"] == ""
+    assert call["handover"]["mode"] == 0o600
+    assert not os.path.exists(call["handover"]["path"])
+    words = ["exec", "-i", "hyvve_postgres", "psql", "-c", "select 1"]
+    assert result.stdout.splitlines() == [*(f"<{word}>" for word in words), "typed"]
+    assert (result.returncode, result.stderr) == (7, "")
+
+
+def test_shell_on_a_terminal_gets_a_terminal(ready: Checkout, docker: str) -> None:
+    ours, theirs = pty.openpty()
+    options = ready.options({"STUB_HANDOVER": SHELL, "PATH": docker})
+    process = subprocess.Popen(
+        [sys.executable, "./dev", "psql"], stdin=theirs, stdout=theirs, stderr=theirs, **options
+    )
+    os.close(theirs)
+    output = b""
+    while b"<psql>" not in output:
+        assert select.select([ours], [], [], LIMIT)[0], output
+        output += os.read(ours, 1000)
+    os.write(ours, b"\x04")
+    assert process.wait(timeout=LIMIT) == 7
+    os.close(ours)
+    assert b"<-it>" in output
+
+
+def test_failed_playbook_runs_nothing(ready: Checkout, docker: str) -> None:
+    result = ready.run(
+        "psql",
+        STUB_HANDOVER=SHELL,
+        STUB_SAYS="postgres is not running",
+        STUB_EXITS=json.dumps({"ansible-playbook": 2}),
+        PATH=docker,
+    )
+    (call,) = ready.calls()
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == "postgres is not running\n"
+    assert not os.path.exists(call["handover"]["path"])
+
+
+@pytest.mark.parametrize(
+    ("handover", "words"),
+    [
+        (commands(("redis", ["no-such-program"])), "no-such-program was not found on PATH"),
+        (commands(), "start it first: ./dev up"),
+        ("", "playbooks/psql.yml did not say what to run"),
+        ('{"commands": [{}]}', "did not say what to run"),
+        ("[]", "did not say what to run"),
+        ('{"commands": [{"service": "redis", "argv": []}]}', "did not say what to run"),
+    ],
+)
+def test_what_cannot_be_run_gets_one_line(ready: Checkout, handover: str, words: str) -> None:
+    result = ready.run("psql", STUB_HANDOVER=handover)
+    assert (result.returncode, result.stdout) == (1, "")
+    (message,) = result.stderr.splitlines()
+    assert words in message
+
+
+def script(text: str) -> list[str]:
+    """Return the command line that runs a few words of shell."""
+    return ["sh", "-c", text]
+
+
+def test_followed_logs_are_merged_line_by_line(ready: Checkout) -> None:
+    handover = commands(
+        ("redis", script("printf 'one\\ntw'; sleep 0.4; printf 'o\\n'; echo error >&2")),
+        ("postgres", script("sleep 0.2; echo first; printf 'no newline'; exit 3")),
+    )
+    result = ready.run("logs", "-f", "-n", "9", "redis", STUB_HANDOVER=handover)
+    (call,) = ready.calls()
+    assert call["argv"][:3] == ["playbooks/logs.yml", "--tags", "redis"]
+    assert {"logs_follow": True, "logs_tail": 9} in [
+        json.loads(text) for text in call["argv"] if text.startswith("{")
+    ]
+    assert result.stdout.splitlines() == [
+        "redis    | one",
+        "postgres | first",
+        "postgres | no newline",
+        "redis    | two",
+        "redis    | error",
+    ]
+    assert (result.returncode, result.stderr) == (3, "")
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_prefix_has_colour_on_a_terminal(ready: Checkout, plain: bool) -> None:
+    ours, theirs = pty.openpty()
+    variables = {"STUB_HANDOVER": commands(("redis", ["echo", "line"]))}
+    options = ready.options(variables | ({"NO_COLOR": "1"} if plain else {}))
+    process = subprocess.Popen(
+        [sys.executable, "./dev", "logs", "-f"], stdout=theirs, stdin=theirs, **options
+    )
+    assert process.wait(timeout=LIMIT) == 0
+    output = os.read(ours, 1000)
+    os.close(ours)
+    os.close(theirs)
+    assert output == (b"redis | line\r\n" if plain else b"\x1b[36mredis | \x1b[0mline\r\n")
+
+
+def is_running(pid: int) -> bool:
+    """Tell whether a process is there and not a zombie."""
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
+@pytest.mark.parametrize(
+    ("how", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGPIPE, 141)]
+)
+def test_following_ends_with_all_it_started(
+    ready: Checkout, tmp_path: Path, how: signal.Signals, status: int
+) -> None:
+    pids = [tmp_path / "one", tmp_path / "two"]
+    entries = [
+        (path.name, script(f"echo $$ > {path}; while sleep 0.1; do echo tick; done"))
+        for path in pids
+    ]
+    process = ready.start("logs", "-f", STUB_HANDOVER=commands(*entries))
+    assert process.stdout is not None
+    wait_until(lambda: all(path.exists() and path.read_text().strip() for path in pids))
+    assert process.stdout.readline().endswith(" | tick\n")
+    if how == signal.SIGPIPE:
+        process.stdout.close()
+    else:
+        process.send_signal(how)
+    assert process.wait(timeout=8) == status  # less than it would wait before it uses force
+    assert process.stderr is not None
+    assert process.stderr.read() == ""
+    assert [path for path in pids if is_running(int(path.read_text()))] == []
+
+
+def test_ctrl_c_while_the_playbook_looks(ready: Checkout) -> None:
+    process = ready.start("psql", STUB_HANDOVER=SHELL, STUB_SLEEPS="30")
+    wait_until(ready.calls_file.exists)
+    time.sleep(0.2)
+    os.killpg(process.pid, signal.SIGINT)
+    output, errors = process.communicate(timeout=LIMIT)
+    assert (process.returncode, output, errors) == (130, "", "")
+    assert not os.path.exists(ready.calls()[0]["handover"]["path"])
