@@ -16,7 +16,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import httpx
-import psutil
+import psutil  # type: ignore[import-untyped]
 
 AGENTS = Path(__file__).parent.parent
 AUTH_SECRET = secrets.token_urlsafe(32)

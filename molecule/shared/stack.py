@@ -15,7 +15,7 @@ PROJECT = Path(os.environ["MOLECULE_PROJECT_DIRECTORY"])
 EPHEMERAL = Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"])
 sys.path.insert(0, str(PROJECT / "plugins/module_utils"))
 
-from dev_stack import LABEL_STACK, find_engine  # noqa: E402
+from dev_stack import LABEL_STACK, find_engine
 
 SERVICES = ("postgres", "redis", "agentos", "pgadmin")
 OFFSET = 10000

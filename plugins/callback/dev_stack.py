@@ -27,7 +27,7 @@ from ansible import context
 from ansible.plugins.callback.default import CallbackModule as DefaultCallback
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), os.pardir, "module_utils"))
-from dev_stack import explain  # noqa: E402
+from dev_stack import explain
 
 SLOW = 3.0  # seconds after which a task says that it is still at work
 EVERY = 15.0  # seconds between such lines where output is not a terminal

@@ -53,7 +53,7 @@ HOLDERS = {
 
 
 def with_users_of(
-    selected: list[str], changed_secrets: list[str], existing: dict[str, Any]
+    selected: list[str], changed_secrets: list[str], existing: list[str]
 ) -> list[str]:
     """`selected`, and those of the existing services that hold a secret that changed."""
     locked_out = {s for secret in changed_secrets for s in HOLDERS[secret] if s in existing}
@@ -81,7 +81,8 @@ def port_problems(s: dict[str, Any]) -> list[str]:
     offset = as_int(s["port_offset"])
     if offset is None:
         return [f"port_offset is {s['port_offset']!r}; it has to be a whole number, such as 100."]
-    problems, seen = [], {}
+    problems: list[str] = []
+    seen: dict[int, str] = {}
     for service in SERVICES:
         name, value = f"{service}_port", s[f"{service}_port"]
         base = as_int(value)

@@ -50,7 +50,7 @@ HEADER = (
     "# Connection strings of the local stack, kept up to date by ./dev up. "
     "Other lines are left as they are.\n"
 )
-ASSIGNMENT = re.compile(r"^\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=")
+ASSIGNMENT = re.compile(r"^\ufeff?\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=")
 PLAIN = re.compile(r"[A-Za-z0-9_./:@%+=,-]*")
 
 
@@ -99,7 +99,7 @@ def main() -> None:
         values = {name: fill(text, known) for name, text in module.params["variables"].items()}
     except (FileNotFoundError, KeyError):
         if module.check_mode and module.params["state"] == "present":
-            module.exit_json(changed=True)
+            module.exit_json(changed=bool(module.params["path"]))
         module.fail_json(
             clear=True, msg=f"This stack has no secrets yet in {kept}. Start it first: ./dev up"
         )

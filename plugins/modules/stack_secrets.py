@@ -58,6 +58,10 @@ def problem(variable: str, value: str, minimum: int) -> str:
     if variable == "BETTER_AUTH_SECRET" and re.search(r"[\\$'\"`]", value):
         # It stands in .env.local as it is, and no quoting suits every reader of such files.
         return f"{variable} holds one of \\ $ ' \" `, which env files cannot carry. Set it without."
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return f"{variable} is not UTF-8. Set it again, in a terminal that is."
     if any(ord(character) < 32 or ord(character) == 127 for character in value):
         return f"{variable} holds a control character (a line break, perhaps). Set it without."
     return ""

@@ -4,13 +4,14 @@ import importlib.util
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import yaml
+from jinja2.nativetypes import NativeEnvironment
 
 ROOT = Path(__file__).resolve().parents[2]
 ROLES = sorted(path.name for path in (ROOT / "roles").iterdir() if path.is_dir())
@@ -100,6 +101,21 @@ def files(*suffixes: str) -> list[Path]:
 def settings() -> dict[str, Any]:
     """The settings that a person may change."""
     return dict(read_yaml("inventory/group_vars/all/settings.yml"))
+
+
+def evaluated(
+    expression: str, variables: Mapping[str, Any], environment: Mapping[str, str] | None = None
+) -> Any:
+    """The value of a Jinja expression that uses no filters of Ansible's.
+
+    Takes the variables, and the environment variables that are set; `omit` becomes "omitted".
+    """
+
+    def lookup(_: str, name: str) -> str:
+        return (environment or {}).get(name, "")
+
+    native = NativeEnvironment().from_string(expression)
+    return native.render(variables, lookup=lookup, omit="omitted")
 
 
 def environment_names() -> set[str]:

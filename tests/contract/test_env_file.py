@@ -80,6 +80,28 @@ def test_lines_of_others_survive_byte_for_byte(env_file: ModuleType, text: str) 
     assert foreign(env_file.merged(text, VALUES)) == foreign(text)
 
 
+@pytest.mark.parametrize(
+    "text", [*FILES[1:], *ALIEN, "A=1\rB=2\r", "\ufeffA=1\n", "A=1\r\nB", "\n"]
+)
+def test_with_nothing_to_set_nothing_changes(env_file: ModuleType, text: str) -> None:
+    assert env_file.merged(text, {}) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("MINE=1\r\nURL=old\r\nLAST=2\r\n", "MINE=1\r\nURL=new\r\nLAST=2\r\nMORE=1\r\n"),
+        ("MINE=1\r\nLAST=2", "MINE=1\r\nLAST=2\r\nURL=new\r\nMORE=1\r\n"),
+        ("MINE=1\r\nURL=old", "MINE=1\r\nURL=new\r\nMORE=1\r\n"),
+        ("UNIX=1\nWINDOWS=2\r\n", "UNIX=1\nWINDOWS=2\r\nURL=new\r\nMORE=1\r\n"),
+        ("MAC=1\rSAME=2", "MAC=1\rSAME=2\nURL=new\nMORE=1\n"),
+        ("A=\x0cURL=x\u2028URL=y\x85URL=z\n", "A=\x0cURL=x\u2028URL=y\x85URL=z\nURL=new\nMORE=1\n"),
+    ],
+)
+def test_line_ends_are_those_of_the_file(env_file: ModuleType, text: str, expected: str) -> None:
+    assert env_file.merged(text, {"URL": "new", "MORE": "1"}) == expected
+
+
 def test_a_last_line_without_its_end_gets_one(env_file: ModuleType) -> None:
     assert env_file.merged("MINE=1", {"A": "2"}) == "MINE=1\nA=2\n"
 

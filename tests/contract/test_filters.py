@@ -1,12 +1,15 @@
 """plugins/filter/dev_stack.py: the decisions of a run, one by one."""
 
+import re
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
-from .project import ROOT, SERVICES, settings
+from .project import ROOT, SERVICES, defaults, read_yaml, settings, strings, tasks
+
+VOLUMES = {"postgres": "s_postgres_data", "redis": "s_redis_data", "pgadmin": "s_pgadmin_data"}
 
 # --- which services -----------------------------------------------------------------------------
 
@@ -53,6 +56,98 @@ def test_what_is_stopped(
     filters: ModuleType, run: list[str], skip: list[str], enabled: Any, selected: list[str]
 ) -> None:
     assert filters.selected_services(run, skip, enabled, needed_too=False) == selected
+
+
+ALL_THERE = {service: {"state": "running"} for service in SERVICES}
+
+
+@pytest.mark.parametrize(
+    ("selected", "changed", "there", "expected"),
+    [
+        (["redis"], [], ALL_THERE, ["redis"]),
+        ([], [], ALL_THERE, []),
+        (["postgres"], ["postgres_password"], ALL_THERE, ["postgres", "agentos", "pgadmin"]),
+        (["redis"], ["redis_password"], ALL_THERE, ["redis", "agentos"]),
+        (["redis"], ["pgadmin_password"], ALL_THERE, ["redis", "pgadmin"]),
+        ([], ["better_auth_secret"], ALL_THERE, ["agentos"]),
+        (["redis"], ["postgres_password"], ALL_THERE, list(SERVICES)),
+        # What does not exist is not started for it: a first run is about what was named.
+        (["redis"], ["postgres_password", "redis_password"], {}, ["redis"]),
+        (["redis"], ["redis_password"], {"agentos": {"state": "exited"}}, ["redis", "agentos"]),
+    ],
+)
+def test_services_that_hold_a_changed_secret_join_the_run(
+    filters: ModuleType,
+    selected: list[str],
+    changed: list[str],
+    there: dict[str, Any],
+    expected: list[str],
+) -> None:
+    assert filters.with_users_of(selected, changed, there) == expected
+
+
+def test_every_secret_has_the_holders_that_its_roles_say(filters: ModuleType) -> None:
+    wired = read_yaml("inventory/group_vars/all/wiring.yml")
+    assert set(filters.HOLDERS) == set(wired["stack_secret_variables"])
+    for secret, holders in filters.HOLDERS.items():
+        placeholder = re.compile(rf"(?<!\{{)\{{{secret}(\|[a-z]+)?\}}")
+        roles = [
+            role
+            for role in SERVICES
+            if any(
+                placeholder.search(text)
+                for source in (tasks(role, "present"), defaults(role), vars_of(role))
+                for text in strings(source)
+            )
+        ]
+        assert sorted(holders) == sorted(roles), secret
+
+
+def vars_of(role: str) -> Any:
+    """A role's internal variables."""
+    return read_yaml(f"roles/{role}/vars/main.yml")
+
+
+# --- what is there already ----------------------------------------------------------------------
+
+
+def there_already(user: str | None = None, subnets: list[str] | None = None) -> dict[str, Any]:
+    """What stack_info tells of a volume made with this user and a network with these subnets."""
+    labels = {} if user is None else {"dev-stack.postgres-user": user}
+    network = None if subnets is None else {"id": "1", "name": "s_network", "subnets": subnets}
+    return {"volumes": {VOLUMES["postgres"]: {"labels": labels}}, "network": network}
+
+
+@pytest.mark.parametrize(
+    ("observed", "user", "subnet"),
+    [
+        ({"volumes": {}, "network": None}, "me", "10.210.0.0/24"),
+        (there_already("me"), "me", ""),
+        (there_already(None), "me", ""),  # a volume without the label says nothing
+        (there_already("me", ["172.18.0.0/16"]), "me", ""),
+        (there_already("me", ["172.18.0.0/16", "10.210.0.0/24"]), "me", "10.210.0.0/24"),
+        (there_already("me", []), "me", ""),
+    ],
+)
+def test_no_conflict(filters: ModuleType, observed: dict[str, Any], user: str, subnet: str) -> None:
+    assert filters.conflicts(observed, VOLUMES, user, subnet) == []
+
+
+def test_another_superuser_than_the_volume_s_is_a_conflict(filters: ModuleType) -> None:
+    (line,) = filters.conflicts(there_already("me"), VOLUMES, "you", "")
+    assert "POSTGRES_USER is you" in line and "made with me" in line
+    assert VOLUMES["postgres"] in line and "POSTGRES_USER=me" in line and "./dev reset" in line
+
+
+def test_another_subnet_than_the_network_s_is_a_conflict(filters: ModuleType) -> None:
+    there = there_already("me", ["172.18.0.0/16"])
+    (line,) = filters.conflicts(there, VOLUMES, "me", "10.210.0.0/24")
+    assert "s_network" in line and "172.18.0.0/16" in line and "./dev down" in line
+
+
+def test_all_conflicts_are_told_at_once(filters: ModuleType) -> None:
+    there = there_already("me", ["172.18.0.0/16"])
+    assert len(filters.conflicts(there, VOLUMES, "you", "10.210.0.0/24")) == 2
 
 
 # --- settings -----------------------------------------------------------------------------------
@@ -223,7 +318,6 @@ REFERENCES = {
         "agentos": "dev-stack/agentos:on-built",
     },
 }
-VOLUMES = {"postgres": "s_postgres_data", "redis": "s_redis_data", "pgadmin": "s_pgadmin_data"}
 
 
 def engine(*present: str, made_with: dict[str, str] | None = None) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from .project import (
     ROOT,
     SERVICES,
     defaults,
+    evaluated,
     flat,
     options,
     read_yaml,
@@ -150,6 +151,49 @@ def test_every_engine_and_path_option_that_differs_by_stack_is_wired() -> None:
     assert left == []
 
 
+def test_every_port_names_a_setting_that_moves_it() -> None:
+    known = options("engine")["engine_ports"]["options"]
+    ports = read_yaml("inventory/group_vars/all/wiring.yml")["engine_ports"]
+    assert [port["service"] for port in ports] == list(SERVICES)
+    for port in ports:
+        assert set(port) == set(known)
+        moved = evaluated(port["instead"], {f"{port['service']}_port": 5432})
+        assert moved == f"{port['service']}_port=5433"
+        assert f"{port['service']}_port" in settings()
+
+
+@pytest.mark.parametrize(
+    ("there", "check", "joined"),
+    [(None, True, ""), (None, False, "n"), ({"name": "n"}, True, "n"), ({"name": "n"}, False, "n")],
+)
+def test_only_a_network_that_check_mode_predicts_is_not_joined(
+    there: Any, check: bool, joined: str
+) -> None:
+    expression = read_yaml("inventory/group_vars/all/wiring.yml")["stack_network"]
+    variables = {
+        "network_name": "n",
+        "ansible_check_mode": check,
+        "engine_observed": {"network": there},
+    }
+    assert evaluated(expression, variables) == joined
+
+
+def test_the_superuser_s_name_is_kept_on_the_volume() -> None:
+    (volume,) = [
+        task["community.docker.docker_volume"]
+        for task in tasks("postgres", "present")
+        if "community.docker.docker_volume" in task
+    ]
+    assert volume["labels"]["dev-stack.postgres-user"] == "{{ postgres_user }}"
+
+
+def test_what_cannot_work_is_told_before_secrets_are_touched() -> None:
+    guard = read_yaml("playbooks/tasks/guard.yml")
+    kinds = ["fail" if "ansible.builtin.fail" in t else "secrets" for t in guard[:2]]
+    assert kinds == ["fail", "secrets"]
+    assert "conflicts(" in str(guard[0])
+
+
 # --- service roles ------------------------------------------------------------------------------
 
 
@@ -255,9 +299,10 @@ def test_container_is_labelled(role: str) -> None:
 
 @pytest.mark.parametrize("role", SERVICES)
 def test_service_answers_to_its_plain_name(role: str) -> None:
-    (network,) = container(role)["networks"]
-    assert network["name"] == f"{{{{ {role}_network }}}}"
-    assert network["aliases"] == [role]
+    expression = container(role)["networks"]
+    joined = evaluated(expression, {f"{role}_network": "some_network"})
+    assert joined == [{"name": "some_network", "aliases": [role]}]
+    assert evaluated(expression, {f"{role}_network": ""}) == "omitted"
 
 
 SECRET_NAME = re.compile(r"(PASSWORD|PASSWD|SECRET|TOKEN|_KEY|DATABASE_URL|REDIS_URL)$")
@@ -304,7 +349,11 @@ def test_mounted_files_cannot_be_written(role: str) -> None:
             for m in part
         ]
     assert mounts
-    assert [m for m in mounts if m["type"] == "bind" and m.get("read_only") is not True] == []
+    bound = [m for m in mounts if m["type"] == "bind"]
+    assert [m for m in bound if m.get("read_only") is not True] == []
+    # What the module returns is an absolute path; `~` in a mount would be taken literally.
+    folders = {f"{{{{ __{role}_files.directory }}}}", "{{ agentos_source_dir }}"}
+    assert {m["source"].rpartition("/")[0] for m in bound} <= folders
 
 
 @pytest.mark.parametrize("role", ["postgres", "redis", "pgadmin"])

@@ -112,7 +112,7 @@ def test_pgadmin_reaches_the_database_without_a_prompt(stack: Stack) -> None:
         token = re.search(r"csrf_token'\]\s*=\s*'([^']+)'", script)
         assert token, "no CSRF token found"
         headers = {"X-pgA-CSRFToken": token[1]}
-        servers = web.get("/browser/server/nodes/1/", headers=headers).json()["data"]
+        servers = web.get("/browser/server/nodes/1/", headers=headers).json()["result"]
         assert [s["label"] for s in servers] == ["molecule"]
         answer = web.post(
             f"/browser/server/connect/1/{servers[0]['_id']}", headers=headers, data={}

@@ -23,7 +23,8 @@ def test_status(stack: Stack) -> None:
 
 def test_env_prints_what_the_file_holds(stack: Stack) -> None:
     assert json.loads(stack.play("env", "-e", "env_format=json").stdout) == stack.env()
-    assert dict(l.split("=", 1) for l in stack.play("env").stdout.splitlines()) == stack.env()
+    lines = stack.play("env").stdout.splitlines()
+    assert dict(line.split("=", 1) for line in lines) == stack.env()
 
 
 def test_logs(stack: Stack) -> None:
@@ -62,11 +63,11 @@ def test_lines_a_person_added_to_the_env_file_survive(stack: Stack) -> None:
     stack.env_file.write_text(own)
     stack.converge("--tags", "network")
     lines = stack.env_file.read_text().splitlines()
-    assert [l for l in lines if l in own.splitlines()] == [
+    assert [line for line in lines if line in own.splitlines()] == [
         "# my own", "OPENAI_API_KEY='sk-test'", "", "export LAST=1",
     ]  # fmt: skip
     assert f"REDIS_URL={wanted['REDIS_URL']}" in lines
-    assert sum(l.startswith("REDIS_URL=") for l in lines) == 1
+    assert sum(line.startswith("REDIS_URL=") for line in lines) == 1
 
 
 def test_down_keeps_the_volumes(stack: Stack) -> None:
