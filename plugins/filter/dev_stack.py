@@ -174,10 +174,22 @@ def settings_problems(s: dict[str, Any]) -> list[str]:
 
 
 def conflicts(
-    observed: dict[str, Any], volumes: dict[str, str], postgres_user: str, network_subnet: str
+    observed: dict[str, Any],
+    volumes: dict[str, str],
+    postgres_user: str,
+    network_subnet: str,
+    state_dir: str,
 ) -> list[str]:
     """A line for each setting that what is there already cannot follow."""
     lines = []
+    # Another user's stack, perhaps: with secrets of our own we would lock its owner out.
+    kept_in = {s["state_dir"] for s in observed["services"].values() if s["state_dir"]}
+    if elsewhere := sorted(kept_in - {os.path.expanduser(state_dir)}):
+        lines.append(
+            f"This stack runs already, with its secrets in {', '.join(elsewhere)} and not in "
+            f"{state_dir}. Run this as its owner, or choose another name: "
+            "STACK_NAME=<name> PORT_OFFSET=<number> ./dev up, or move it: ./dev down, then ./dev up"
+        )
     labels = (observed["volumes"].get(volumes["postgres"]) or {}).get("labels", {})
     made_with = labels.get("dev-stack.postgres-user", postgres_user)
     if made_with != postgres_user:

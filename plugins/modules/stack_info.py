@@ -136,6 +136,12 @@ def describe(client: Any, data: dict[str, Any], network: str) -> dict[str, Any]:
     if state["Running"] and any(not data["NetworkSettings"]["Ports"].get(key) for key in wanted):
         drift.append("ports")
     volumes = [m.get("Name") for m in data["Mounts"] if m.get("Type") == "volume"]
+    # As it was asked for: what the engine made of it differs where it runs in a virtual machine.
+    secrets = [
+        mount["Source"]
+        for mount in data["HostConfig"].get("Mounts") or []
+        if mount["Target"].startswith("/run/secrets/")
+    ]
     started = state.get("StartedAt", "")
     return {
         "id": data["Id"],
@@ -156,6 +162,7 @@ def describe(client: Any, data: dict[str, Any], network: str) -> dict[str, Any]:
             }
         ),
         "drift": drift,
+        "state_dir": str(Path(secrets[0]).parent.parent) if secrets else None,
     }
 
 

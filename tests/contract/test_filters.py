@@ -115,13 +115,14 @@ def there_already(user: str | None = None, subnets: list[str] | None = None) -> 
     """What stack_info tells of a volume made with this user and a network with these subnets."""
     labels = {} if user is None else {"dev-stack.postgres-user": user}
     network = None if subnets is None else {"id": "1", "name": "s_network", "subnets": subnets}
-    return {"volumes": {VOLUMES["postgres"]: {"labels": labels}}, "network": network}
+    volumes = {VOLUMES["postgres"]: {"labels": labels}}
+    return {"volumes": volumes, "network": network, "services": {}}
 
 
 @pytest.mark.parametrize(
     ("observed", "user", "subnet"),
     [
-        ({"volumes": {}, "network": None}, "me", "10.210.0.0/24"),
+        ({"volumes": {}, "network": None, "services": {}}, "me", "10.210.0.0/24"),
         (there_already("me"), "me", ""),
         (there_already(None), "me", ""),  # a volume without the label says nothing
         (there_already("me", ["172.18.0.0/16"]), "me", ""),
@@ -130,24 +131,34 @@ def there_already(user: str | None = None, subnets: list[str] | None = None) -> 
     ],
 )
 def test_no_conflict(filters: ModuleType, observed: dict[str, Any], user: str, subnet: str) -> None:
-    assert filters.conflicts(observed, VOLUMES, user, subnet) == []
+    assert filters.conflicts(observed, VOLUMES, user, subnet, "/state") == []
 
 
 def test_another_superuser_than_the_volume_s_is_a_conflict(filters: ModuleType) -> None:
-    (line,) = filters.conflicts(there_already("me"), VOLUMES, "you", "")
+    (line,) = filters.conflicts(there_already("me"), VOLUMES, "you", "", "/state")
     assert "POSTGRES_USER is you" in line and "made with me" in line
     assert VOLUMES["postgres"] in line and "POSTGRES_USER=me" in line and "./dev reset" in line
 
 
 def test_another_subnet_than_the_network_s_is_a_conflict(filters: ModuleType) -> None:
     there = there_already("me", ["172.18.0.0/16"])
-    (line,) = filters.conflicts(there, VOLUMES, "me", "10.210.0.0/24")
+    (line,) = filters.conflicts(there, VOLUMES, "me", "10.210.0.0/24", "/state")
     assert "s_network" in line and "172.18.0.0/16" in line and "./dev down" in line
+
+
+def test_a_stack_whose_secrets_are_elsewhere_is_a_conflict(filters: ModuleType) -> None:
+    there = there_already("me")
+    there["services"] = {"redis": {"state_dir": "/home/you/state"}, "agentos": {"state_dir": None}}
+    (line,) = filters.conflicts(there, VOLUMES, "me", "", "/home/me/state")
+    assert "/home/you/state" in line
+    assert "/home/me/state" in line
+    assert "STACK_NAME" in line
+    assert filters.conflicts(there, VOLUMES, "me", "", "/home/you/state") == []
 
 
 def test_all_conflicts_are_told_at_once(filters: ModuleType) -> None:
     there = there_already("me", ["172.18.0.0/16"])
-    assert len(filters.conflicts(there, VOLUMES, "you", "10.210.0.0/24")) == 2
+    assert len(filters.conflicts(there, VOLUMES, "you", "10.210.0.0/24", "/state")) == 2
 
 
 # --- settings -----------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import runpy
+from pathlib import Path
 
 from stack import EPHEMERAL, PROJECT, SERVICES, Stack
 
@@ -55,6 +56,16 @@ def test_no_secret_in_ansibles_output_at_any_verbosity(stack: Stack) -> None:
     for name, value in stack.secrets().items():
         assert value not in output, name
     assert stack.secrets()["redis_password"] == given["REDIS_PASSWORD"]
+
+
+def test_a_run_that_would_lock_the_owner_out_is_refused(stack: Stack, tmp_path: Path) -> None:
+    """Another user on this engine, or a state folder that was moved: it has other secrets."""
+    before = stack.started()
+    result = stack.play("dev", "-e", f"state_dir={tmp_path}/other")
+    assert result.returncode != 0
+    assert str(stack.state) in result.stderr
+    assert stack.started() == before
+    assert not (tmp_path / "other").exists()
 
 
 def test_lines_a_person_added_to_the_env_file_survive(stack: Stack) -> None:
