@@ -6,6 +6,7 @@ import subprocess
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from stack import Stack, eventually
@@ -24,10 +25,20 @@ http: {{addr: {address}}}
 """
 
 
+def tags(image: dict[str, Any]) -> set[str]:
+    """The tags of one entry of the engine's list."""
+    return set(image["RepoTags"] or []) - {"<none>:<none>"}
+
+
+def all_tags(stack: Stack) -> set[str]:
+    """Every tag on the engine."""
+    return set().union(*map(tags, stack.client.images()))
+
+
 def image(stack: Stack, name: str) -> str:
     """Id of the newest image of that name that was built from packages."""
     only = {"label": [f"dev-stack.image={name}", "dev-stack.built-from=packages"]}
-    found = [i for i in stack.client.images(filters=only) if i["RepoTags"]]
+    found = [i for i in stack.client.images(filters=only) if tags(i)]
     newest: str = max(found, key=lambda i: i["Created"])["Id"]
     return newest
 
@@ -36,6 +47,7 @@ def image(stack: Stack, name: str) -> str:
 def registry(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A registry that has the images; afterwards it is gone and so are their tags here."""
     folder: Path = tmp_path_factory.mktemp("registry")
+    before = all_tags(stack)
     (folder / "config.yml").write_text(CONFIG.format(folder=folder / "data", address=ADDRESS))
     with subprocess.Popen(["docker-registry", "serve", str(folder / "config.yml")]) as server:
         references = {name: f"{ADDRESS}/{path}" for name, path in OFFICIAL.items()}
@@ -53,10 +65,8 @@ def registry(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         finally:
             server.terminate()
             stack.play("down")
-            for reference in references.values():
-                for tagged in stack.client.images(name=reference.rsplit(":", 1)[0]):
-                    for tag in tagged["RepoTags"]:
-                        stack.client.remove_image(tag, force=True)
+            for made in all_tags(stack) - before:
+                stack.client.remove_image(made, force=True)
 
 
 def test_images_come_from_the_registry(stack: Stack, registry: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from stack import PROJECT, SERVICES, Stack
@@ -12,10 +13,13 @@ from stack import PROJECT, SERVICES, Stack
 
 def other_python() -> str | None:
     """An interpreter of the other line that runs; version managers' shims exist and fail."""
-    names = ("python3.13", "python3.12") if sys.version_info < (3, 12) else ("python3.11",)
-    for path in filter(None, map(shutil.which, names)):
-        if subprocess.run([path, "-c", "import venv"], capture_output=True).returncode == 0:
-            return path
+    minors = (13, 12) if sys.version_info < (3, 12) else (11,)
+    versions = Path.home() / ".pyenv/versions"
+    for minor in minors:
+        kept = sorted(versions.glob(f"3.{minor}.*/bin/python3.{minor}"))
+        for path in filter(None, [shutil.which(f"python3.{minor}"), *map(str, kept)]):
+            if subprocess.run([path, "-c", "import venv"], capture_output=True).returncode == 0:
+                return path
     return None
 
 
