@@ -33,7 +33,7 @@ class Stack:
     @property
     def state(self) -> Path:
         """Its state folder (see molecule/inventory)."""
-        return EPHEMERAL / "state"
+        return EPHEMERAL / "state" / self.name
 
     @property
     def env_file(self) -> Path:

@@ -71,25 +71,28 @@ class CallbackModule(DefaultCallback):
     def _tick(self) -> None:
         """Tell of slow tasks. Writes to the file descriptor: a lock held while Ansible forks its
         workers would never be released in them."""
-        terminal = sys.stdout.isatty()
+        terminal = sys.stderr.isatty()
         while not self._stop.wait(1.0):
             title, elapsed = self._title, time.monotonic() - self._started
             if not title or elapsed < SLOW:
                 continue
             if terminal:
                 self._spinner_shown = True
-                os.write(1, f"\r\033[K  {title} … {elapsed:.0f} s".encode())
+                os.write(2, f"\r\033[K  {title} … {elapsed:.0f} s".encode())
             elif time.monotonic() - self._said_at >= EVERY and elapsed >= EVERY:
                 self._said_at = time.monotonic()
-                os.write(1, f"  {title} … {elapsed:.0f} s\n".encode())
+                os.write(2, f"  {title} … {elapsed:.0f} s\n".encode())
 
     def _say(self, text: str, color: str | None = None, stderr: bool = False) -> None:
         if self._spinner_shown:
-            os.write(1, b"\r\033[K")
+            os.write(2, b"\r\033[K")
             self._spinner_shown = False
         self._display.display(text, color=color, stderr=stderr)
 
     def _begin(self, task: Any) -> None:
+        if task.action.rsplit(".", 1)[-1] == "pause":  # somebody is typing
+            self._title = ""
+            return
         self._title, self._started = task.get_name().strip().split(" : ")[-1], time.monotonic()
         self._last_task_name, self._last_task_banner = self._title, None
 

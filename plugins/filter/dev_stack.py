@@ -16,6 +16,7 @@ TAGS = ("network", *SERVICES)
 SPECIAL_TAGS = {"all", "always", "never", "tagged", "untagged"}
 # molecule skips these in every run
 SPECIAL_TAGS |= {"notest", "molecule-notest", "molecule-idempotence-notest"}
+LEAST_MEGABYTES = 64
 IGNORED_IN_DIGEST = {"__pycache__", ".pytest_cache", ".ruff_cache", ".mypy_cache", "tests"}
 IGNORED_IN_DIGEST |= {"README.md", ".dockerignore"}
 
@@ -66,9 +67,9 @@ def with_users_of(
 def as_bool(value: Any) -> bool | None:
     """A setting's truth as Ansible reads it; None when it is neither."""
     text = str(value).strip().lower()
-    if text in {"true", "yes", "on", "1", "y", "t"}:
+    if text in {"true", "yes", "on", "1"}:
         return True
-    return False if text in {"false", "no", "off", "0", "n", "f"} else None
+    return False if text in {"false", "no", "off", "0"} else None
 
 
 def as_int(value: Any) -> int | None:
@@ -111,10 +112,10 @@ def settings_problems(s: dict[str, Any]) -> list[str]:
             "_ or -, and begin with a letter or digit."
         )
     try:
-        ipaddress.ip_address(str(s["bind_address"]))
+        ipaddress.IPv4Address(str(s["bind_address"]))
     except ValueError:
         problems.append(
-            f"bind_address is {s['bind_address']!r}; it has to be an IP address of this machine, "
+            f"bind_address is {s['bind_address']!r}; it has to be an IPv4 address of this machine, "
             "such as 127.0.0.1."
         )
     if s["network_subnet"]:
@@ -148,14 +149,26 @@ def settings_problems(s: dict[str, Any]) -> list[str]:
             f"PGADMIN_DEFAULT_EMAIL is {s['pgadmin_email']!r}; it has to be an e-mail address, "
             "such as dev@example.com."
         )
-    for name in ("pgadmin_enabled", "agentos_reload"):
-        if as_bool(s[name]) is None:
-            problems.append(f"{name} is {s[name]!r}; it has to be true or false.")
+    for name in ("pgadmin_enabled", "agentos_reload", "take_over"):
+        if as_bool(s.get(name, False)) is None:
+            problems.append(f"{name} is {s.get(name)!r}; it has to be true or false.")
     for service in SERVICES:
-        if not re.fullmatch(r"\d+[kmgKMG]?", str(s[f"{service}_memory"])):
+        size = re.fullmatch(r"(\d+)([mgMG])", str(s[f"{service}_memory"]))
+        if not size or int(size[1]) * (1024 if size[2] in "gG" else 1) < LEAST_MEGABYTES:
             problems.append(
-                f"{service}_memory is {s[f'{service}_memory']!r}; it has to be a size such as 512m."
+                f"{service}_memory is {s[f'{service}_memory']!r}; it has to be a size such as 512m, "
+                f"at least {LEAST_MEGABYTES}m."
             )
+    if not isinstance(s.get("allowed_hosts", []), list):
+        problems.append(
+            "allowed_hosts has to be a list. For one run: "
+            """./dev up -- -e '{"allowed_hosts": ["name"]}'"""
+        )
+    if not isinstance(s.get("postgres_settings", {}), dict):
+        problems.append(
+            "postgres_settings has to be a mapping. For one run: "
+            """./dev up -- -e '{"postgres_settings": {"work_mem": "16MB"}}'"""
+        )
     for tag in sorted((set(s["run_tags"]) | set(s["skip_tags"])) - SPECIAL_TAGS - set(TAGS)):
         near = get_close_matches(tag, TAGS, n=1)
         problems.append(
@@ -173,23 +186,29 @@ def settings_problems(s: dict[str, Any]) -> list[str]:
     return problems
 
 
+def other_owner(observed: dict[str, Any], state_dir: str, take_over: Any) -> list[str]:
+    """A line if what is there has its secrets elsewhere: another user's stack, most likely.
+
+    With secrets of our own we would lock its owner out, and `down` or `reset` would end it.
+    """
+    kept_in = {one["state_dir"] for one in observed["services"].values()}
+    kept_in |= {one["labels"].get("dev-stack.state-dir") for one in observed["volumes"].values()}
+    elsewhere = sorted(kept_in - {state_dir, None})
+    if not elsewhere or as_bool(take_over):
+        return []
+    return [
+        f"This stack has its secrets in {', '.join(elsewhere)} and not in {state_dir}: it is another "
+        "user's, or state_dir was changed. Choose another name: STACK_NAME=<name> "
+        "PORT_OFFSET=<number> ./dev up. If it is yours: take_over: true in zz-local.yml, or once: "
+        "./dev up -- -e take_over=true"
+    ]
+
+
 def conflicts(
-    observed: dict[str, Any],
-    volumes: dict[str, str],
-    postgres_user: str,
-    network_subnet: str,
-    state_dir: str,
+    observed: dict[str, Any], volumes: dict[str, str], postgres_user: str, network_subnet: str
 ) -> list[str]:
     """A line for each setting that what is there already cannot follow."""
     lines = []
-    # Another user's stack, perhaps: with secrets of our own we would lock its owner out.
-    kept_in = {s["state_dir"] for s in observed["services"].values() if s["state_dir"]}
-    if elsewhere := sorted(kept_in - {os.path.expanduser(state_dir)}):
-        lines.append(
-            f"This stack runs already, with its secrets in {', '.join(elsewhere)} and not in "
-            f"{state_dir}. Run this as its owner, or choose another name: "
-            "STACK_NAME=<name> PORT_OFFSET=<number> ./dev up, or move it: ./dev down, then ./dev up"
-        )
     labels = (observed["volumes"].get(volumes["postgres"]) or {}).get("labels", {})
     made_with = labels.get("dev-stack.postgres-user", postgres_user)
     if made_with != postgres_user:
@@ -214,16 +233,19 @@ def environment_value(name: str) -> str | None:
 # --- images -------------------------------------------------------------------------------------
 
 
-def tree_digest(folder: str, *also: str) -> str:
-    """A digest of all files below `folder` (names, contents, x bits) and of the strings `also`.
+def tree_digest(folder: str, *also: str, only: list[str] | None = None) -> str:
+    """A digest of the files below `folder` (names, contents, x bits) and of the strings `also`.
 
-    Caches and tests do not count: they are not part of an image. Twelve hexadecimal digits.
+    Takes the entries of `folder` that count, or None for all. Caches and documentation never do:
+    they are not part of an image. Twelve hexadecimal digits.
     """
     digest = hashlib.sha256()
     root = Path(folder)
     for path in sorted(root.rglob("*")):
         relative = path.relative_to(root)
-        if path.is_dir() or IGNORED_IN_DIGEST & set(relative.parts):
+        if only is not None and relative.parts[0] not in only:
+            continue
+        if not path.is_file() or IGNORED_IN_DIGEST & set(relative.parts):
             continue
         executable = bool(path.stat().st_mode & 0o100)
         content = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -244,6 +266,7 @@ def image_references(
     definitions: dict[str, Any],
     folder: str,
     agents: str,
+    agents_files: list[str],
     in_registry: dict[str, str],
     registry: str,
     certificates: str,
@@ -251,7 +274,7 @@ def image_references(
     """The reference of every image, as `registry` has it and as built from `packages`.
 
     Takes the definitions ({name: {version, base}}), the folder with a folder for each, AgentOS's
-    build context, the official references, the mirror, and a digest of the certificates that
+    build context and what of it counts, the official references, the mirror, and a digest of the certificates that
     this machine's owner added. AgentOS is built either way, on the one Python or the other. A
     built image's tag changes with its definition, its base and those certificates.
     """
@@ -265,6 +288,9 @@ def image_references(
             packages[name] = f"dev-stack/{name}:{definitions[name]['version']}-{digest}"
         return packages[name]
 
+    def agentos(base: str) -> str:
+        return tree_digest(agents, base, only=agents_files)
+
     for name in definitions:
         built(name)
     # pip, inside an official image, trusts what this machine trusts only if it is told.
@@ -272,8 +298,8 @@ def image_references(
     official["trusted-python"] = (
         f"dev-stack/trusted-python:{trusted}" if certificates else official["python"]
     )
-    official["agentos"] = f"dev-stack/agentos:{tree_digest(agents, official['trusted-python'])}"
-    packages["agentos"] = f"dev-stack/agentos:{tree_digest(agents, packages['python'])}"
+    official["agentos"] = f"dev-stack/agentos:{agentos(official['trusted-python'])}"
+    packages["agentos"] = f"dev-stack/agentos:{agentos(packages['python'])}"
     return {"registry": official, "packages": packages}
 
 
@@ -306,6 +332,9 @@ def image_plan(
     for name in wanted:
         labels = (observed["volumes"].get(volumes.get(name, "")) or {}).get("labels", {})
         made_with = labels.get("dev-stack.image-source")
+        if name != "agentos" and (running := observed["services"].get(name)):
+            # What runs is newer knowledge than what the volume was made with.
+            made_with = "packages" if running["image"].startswith("dev-stack/") else "registry"
         # AgentOS has no volume; the Python that is there already decides.
         base = next((w for w in references if name == "agentos" and there("python", w)), None)
         present = [where for where in references if there(name, where)]
@@ -328,6 +357,25 @@ def image_plan(
             "present": chosen in present,
         }
     return plan
+
+
+def unsafe_switches(
+    plan: dict[str, dict[str, Any]], observed: dict[str, Any], volumes: dict[str, str]
+) -> list[str]:
+    """A line for each image that could not read the volume it would be given.
+
+    Debian's Redis is 7.0 and writes an older format than the registry's newest 7, which reads
+    both. PostgreSQL's images are of one major version, and C.UTF-8 sorts alike in both.
+    """
+    volume = observed["volumes"].get(volumes.get("redis", "")) or {}
+    made_with = volume.get("labels", {}).get("dev-stack.image-source")
+    if "redis" not in plan or plan["redis"]["source"] != "packages" or made_with != "registry":
+        return []
+    return [
+        f"The volume {volumes['redis']} was made by the registry's Redis, which is newer than the "
+        "one built from packages: ./dev up -- -e image_source=registry, or, with what Redis holds "
+        "lost, ./dev reset"
+    ]
 
 
 def image_work(
@@ -424,6 +472,13 @@ def is_healthy(service: dict[str, Any]) -> bool:
     return service["state"] == "running" and service["health"] in {"healthy", None}
 
 
+def ailing(report: dict[str, Any], enabled: list[str]) -> list[str]:
+    """The enabled services that are not healthy, from a status report."""
+    return [
+        s["service"] for s in report["services"] if s["service"] in enabled and not is_healthy(s)
+    ]
+
+
 def table(rows: list[list[str]]) -> str:
     """Rows as aligned columns."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
@@ -507,6 +562,8 @@ class FilterModule:
             "settings_problems": settings_problems,
             "environment_value": environment_value,
             "conflicts": conflicts,
+            "other_owner": other_owner,
+            "unsafe_switches": unsafe_switches,
             "with_users_of": with_users_of,
             "tree_digest": tree_digest,
             "image_references": image_references,
@@ -515,6 +572,7 @@ class FilterModule:
             "image_work": image_work,
             "handover_shell": handover_shell,
             "handover_logs": handover_logs,
+            "ailing": ailing,
             "status_report": status_report,
             "status_table": status_table,
         }

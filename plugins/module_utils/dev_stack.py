@@ -55,6 +55,11 @@ KNOWN_ERRORS: tuple[tuple[str, str], ...] = (
         "/data/appendonlydir/appendonly.aof.manifest",
     ),
     (
+        r"Can't handle RDB format version",
+        "A newer Redis wrote this volume. Use its image again: "
+        "./dev up -- -e image_source=registry",
+    ),
+    (
         r"could not locate a valid checkpoint record",
         "The write-ahead log was damaged, usually by a power loss. Do not run pg_resetwal on the "
         "only copy: copy the volume first.",
@@ -106,7 +111,8 @@ def engine_candidates() -> Iterator[tuple[str, str]]:
         yield os.environ["DOCKER_HOST"], "DOCKER_HOST"
         return
     try:
-        context = ContextAPI.get_current_context()
+        chosen = os.environ.get("DOCKER_CONTEXT")
+        context = ContextAPI.get_context(chosen) if chosen else ContextAPI.get_current_context()
     except Exception:  # a damaged ~/.docker must not hide a working engine
         context = None
     if context is not None and context.Name != "default" and context.Host:
@@ -177,7 +183,7 @@ def find_engine(docker_host: str = "") -> tuple[Any, str, dict[str, str]]:
                 )
                 worst = {"kind": "denied", "text": f"{url} ({why}) refuses this user", "fix": fix}
             elif why in NAMED or why.startswith("docker context"):
-                fix = f"Start that engine, or use another: {NAMED.get(why, 'docker context use default')}"
+                fix = f"Start that engine, or use another: {NAMED.get(why, 'docker context use default, or: unset DOCKER_CONTEXT')}"
                 worst = {
                     "kind": "elsewhere",
                     "text": f"Nothing answers at {url} ({why})",
@@ -251,10 +257,14 @@ def write_private(module: Any, path: Path, content: str, mode: int) -> bool:
     if module.check_mode:
         return True
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    with os.fdopen(handle, "wb") as file:
-        file.write(content.encode())
-        file.flush()
-        os.fsync(file.fileno())
-    os.chmod(temporary, mode)
-    os.replace(temporary, path)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content.encode())
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, mode)
+        os.replace(temporary, path)
+    except OSError:
+        os.unlink(temporary)
+        raise
     return True

@@ -18,6 +18,12 @@ options:
     description: Address of the engine; found by itself when empty.
     type: str
     default: ""
+  state_dir:
+    description:
+      - Directory that holds a folder for each stack; C(~/.local/state/dev-stack) when empty. The
+        stack's own, in full, is returned as C(machine.state_dir).
+    type: str
+    default: ""
   wait:
     description: Seconds to wait for an engine to answer.
     type: float
@@ -56,6 +62,7 @@ import errno
 import hashlib
 import os
 import pwd
+import shutil
 import socket
 import time
 from pathlib import Path
@@ -94,6 +101,7 @@ def machine() -> dict[str, Any]:
         if path.suffix in {".crt", ".pem", ".cer"} and path.is_file()
     )
     digest = hashlib.sha256()
+    certificates = [path for path in certificates if os.access(path, os.R_OK)]
     for path in certificates:
         digest.update(Path(path).read_bytes())
     return {
@@ -101,6 +109,7 @@ def machine() -> dict[str, Any]:
         "distribution": " ".join([release.get("ID", ""), release.get("ID_LIKE", "")]).split(),
         "architecture": platform.machine(),
         "root": os.geteuid() == 0,
+        "dockerd": shutil.which("dockerd", path=f"{os.environ.get('PATH', '')}:/usr/bin:/usr/sbin"),
         "user": pwd.getpwuid(os.geteuid()).pw_name,
         "systemd": os.path.isdir("/run/systemd/system"),
         "state_home": os.environ.get("XDG_STATE_HOME") or f"{home}/.local/state",
@@ -111,9 +120,7 @@ def machine() -> dict[str, Any]:
 
 def free_bytes(path: str) -> int | None:
     """Free bytes where the engine keeps its data, or None where this machine cannot see that."""
-    while path and not os.path.isdir(path):
-        path = os.path.dirname(path) if path != "/" else ""
-    if not path:
+    if not os.path.isdir(path):
         return None
     stat = os.statvfs(path)
     return stat.f_bavail * stat.f_frsize
@@ -183,16 +190,16 @@ def holder(port: int) -> str:
     return f"another user's process (to see it: sudo ss -ltnp 'sport = :{port}')"
 
 
-def occupied(address: str, port: int) -> bool:
-    """Whether something on this machine listens there already."""
+def bind_refusal(address: str, port: int) -> int | None:
+    """The error number with which this machine refuses to listen there, or None."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((address, port))
         except OSError as error:
-            return error.errno == errno.EADDRINUSE
-    return False
+            return error.errno
+    return None
 
 
 def port_conflicts(
@@ -206,7 +213,15 @@ def port_conflicts(
             (
                 one
                 for one in listed
-                if any(p.get("PublicPort") == port for p in one.get("Ports") or [])
+                if any(
+                    p.get("PublicPort") == port
+                    and p.get("Type", "tcp") == "tcp"
+                    and (
+                        p.get("IP") in {want["address"], "0.0.0.0", "::"}
+                        or want["address"] in {"0.0.0.0", "::"}
+                    )
+                    for p in one.get("Ports") or []
+                )
             ),
             None,
         )
@@ -219,8 +234,15 @@ def port_conflicts(
                 who += f" (docker compose project {labels['com.docker.compose.project']})"
             elif labels.get(LABEL_STACK):
                 who += f" (stack {labels[LABEL_STACK]})"
-        elif local and occupied(want["address"], port):
+        elif local and (refusal := bind_refusal(want["address"], port)) == errno.EADDRINUSE:
             who = holder(port)
+        elif local and refusal == errno.EADDRNOTAVAIL:
+            message = (
+                f"bind_address {want['address']} is not an address of this machine. See which are: "
+                "ip address"
+            )
+            conflicts.append({"service": service, "message": message})
+            continue
         else:
             continue
         message = (
@@ -251,7 +273,7 @@ def observe(module: AnsibleModule, client: Any, url: str) -> dict[str, Any]:
     version = client.version()
     local = url.startswith("unix://")
     listed = client.containers(all=True)
-    taken: list[str] = []
+    taken: list[dict[str, str]] = []
 
     services: dict[str, Any] = {}
     others: list[dict[str, Any]] = []
@@ -268,9 +290,9 @@ def observe(module: AnsibleModule, client: Any, url: str) -> dict[str, Any]:
                 others.append(found)
         else:
             taken += [
-                foreign("container", name, labels)
-                for name in names
-                if name in p["containers"].values()
+                {"service": service, "message": foreign("container", name, labels)}
+                for service, name in p["containers"].items()
+                if name in names
             ]
 
     volumes: dict[str, Any] = {}
@@ -283,9 +305,11 @@ def observe(module: AnsibleModule, client: Any, url: str) -> dict[str, Any]:
         if labels.get(LABEL_STACK) == stack:
             volumes[name] = {"labels": labels, "created": data.get("CreatedAt")}
         else:
-            taken.append(foreign("volume", name, labels))
+            service = next((s for s in p["containers"] if f"_{s}_" in name), "")
+            taken.append({"service": service, "message": foreign("volume", name, labels)})
 
     network = None
+    ours = {found["id"] for found in [*services.values(), *others]}
     if p["network"]:
         for data in client.networks(names=[p["network"]]):
             if data["Name"] != p["network"]:
@@ -293,9 +317,17 @@ def observe(module: AnsibleModule, client: Any, url: str) -> dict[str, Any]:
             if (data.get("Labels") or {}).get(LABEL_STACK) == stack:
                 pools = (data.get("IPAM") or {}).get("Config") or []
                 subnets = [pool["Subnet"] for pool in pools if pool.get("Subnet")]
-                network = {"id": data["Id"], "name": data["Name"], "subnets": subnets}
+                attached = client.inspect_network(data["Id"]).get("Containers") or {}
+                others = sorted(c["Name"] for i, c in attached.items() if i not in ours)
+                network = {
+                    "id": data["Id"],
+                    "name": data["Name"],
+                    "subnets": subnets,
+                    "others": others,
+                }
             else:
-                taken.append(foreign("network", p["network"], data.get("Labels")))
+                message = foreign("network", p["network"], data.get("Labels"))
+                taken.append({"service": "", "message": message})
 
     images: dict[str, str | None] = {}
     for reference in p["images"]:
@@ -328,8 +360,7 @@ def observe(module: AnsibleModule, client: Any, url: str) -> dict[str, Any]:
         "network": network,
         "images": images,
         "built": built,
-        "taken_names": taken,
-        "taken_ports": port_conflicts(p["ports"], listed, stack, local),
+        "taken": taken + port_conflicts(p["ports"], listed, stack, local),
     }
 
 
@@ -339,6 +370,7 @@ def main() -> None:
         argument_spec={
             "stack": {"type": "str", "required": True},
             "docker_host": {"type": "str", "default": ""},
+            "state_dir": {"type": "str", "default": ""},
             "wait": {"type": "float", "default": 0},
             "containers": {"type": "dict", "default": {}},
             "volumes": {"type": "list", "elements": "str", "default": []},
@@ -360,10 +392,13 @@ def main() -> None:
     deadline = time.monotonic() + module.params["wait"]
     while True:
         client, url, problem = find_engine(module.params["docker_host"])
-        if client is not None or time.monotonic() >= deadline:
+        if client is not None or problem["kind"] == "denied" or time.monotonic() >= deadline:
             break
         time.sleep(0.25)
     result: dict[str, Any] = {"machine": machine(), "problem": problem, "engine": None}
+    base = module.params["state_dir"] or f"{result['machine']['state_home']}/dev-stack"
+    base = os.path.abspath(os.path.expandvars(os.path.expanduser(base)))
+    result["machine"]["state_dir"] = f"{base}/{module.params['stack']}"
     if client is not None:
         try:
             result.update(observe(module, client, url))

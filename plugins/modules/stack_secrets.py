@@ -116,7 +116,9 @@ def main() -> None:
             msg=f"{error.filename or directory} cannot be used: {error.strerror}. "
             "Another place for the stack's state: ./dev up -- -e state_dir=<folder>",
         )
-    module.exit_json(changed=bool(changed), renewed=changed, directory=str(directory))
+    # Truth values in the order of `variables`: Ansible masks given values wherever they occur in a
+    # result, and a password may well be "postgres".
+    module.exit_json(changed=bool(changed), renewed=[name in changed for name in p["variables"]])
 
 
 if __name__ == "__main__":

@@ -40,8 +40,11 @@ from ansible.module_utils.dev_stack import connect, explain
 LOG_LINES = 12
 
 
-def verdict(state: dict[str, Any], restarts: int) -> tuple[bool, str]:
-    """(healthy, reason to give up or "") for one container's State."""
+def verdict(state: dict[str, Any], restarts: int, known_probe: str | None) -> tuple[bool, str]:
+    """(healthy, reason to give up or "") for one container's State.
+
+    Takes how often it was restarted, and when the last health probe before the wait began.
+    """
     if state.get("Paused"):
         return False, "it is paused (docker unpause)"
     if state.get("Restarting") or (restarts > 0 and not state["Running"]):
@@ -53,8 +56,9 @@ def verdict(state: dict[str, Any], restarts: int) -> tuple[bool, str]:
     health = state.get("Health")
     if health is None:
         return bool(state["Running"]), ""
-    if health["Status"] == "unhealthy":
-        log = health.get("Log") or [{}]
+    log = health.get("Log") or [{}]
+    # An old verdict, from before a suspend or a pause, is not held against it.
+    if health["Status"] == "unhealthy" and log[-1].get("Start") != known_probe:
         said = str(log[-1].get("Output", "")).strip().splitlines()
         return False, "its health check fails" + (f": {said[-1]}" if said else "")
     return health["Status"] == "healthy", ""
@@ -85,6 +89,7 @@ def main() -> None:
     begun = time.monotonic()
     waiting = dict.fromkeys(module.params["containers"], "")
     failures: dict[str, str] = {}
+    known_probes: dict[str, str | None] = {}
     while waiting and not failures:
         for name in list(waiting):
             try:
@@ -92,7 +97,9 @@ def main() -> None:
             except Exception as error:
                 failures[name] = f"it is gone ({error})"
                 continue
-            healthy, reason = verdict(data["State"], data.get("RestartCount", 0))
+            probes = (data["State"].get("Health") or {}).get("Log") or [{}]
+            known = known_probes.setdefault(name, probes[-1].get("Start"))
+            healthy, reason = verdict(data["State"], data.get("RestartCount", 0), known)
             if healthy:
                 del waiting[name]
             elif reason:

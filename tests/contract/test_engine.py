@@ -1,5 +1,6 @@
 """find_engine: which engine is used, and what is said when there is none."""
 
+import errno
 import json
 import os
 import socket
@@ -12,6 +13,8 @@ from typing import Any
 
 import docker  # type: ignore[import-untyped]
 import pytest
+
+from .project import load_plugin
 
 NOBODY = 65534
 USUAL = "the usual socket"
@@ -179,3 +182,26 @@ def test_docker_host_is_the_only_candidate(
 ) -> None:
     monkeypatch.setenv("DOCKER_HOST", "tcp://192.0.2.1:2375")
     assert list(utils.engine_candidates()) == [("tcp://192.0.2.1:2375", "DOCKER_HOST")]
+
+
+def test_docker_context_names_the_engine(
+    monkeypatch: pytest.MonkeyPatch, utils: ModuleType
+) -> None:
+    from docker.context import ContextAPI  # type: ignore[import-untyped]
+
+    monkeypatch.delenv("DOCKER_HOST", raising=False)
+    monkeypatch.setenv("DOCKER_CONTEXT", "far")
+    chosen = type("Context", (), {"Name": "far", "Host": "unix:///far.sock"})
+    monkeypatch.setattr(ContextAPI, "get_context", lambda name: chosen if name == "far" else None)
+    assert list(utils.engine_candidates()) == [("unix:///far.sock", "docker context far")]
+
+
+def test_an_address_is_taken_or_not_this_machine_s() -> None:
+    refusal = load_plugin("modules", "stack_info").bind_refusal
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        port = server.getsockname()[1]
+        assert refusal("127.0.0.1", port) == errno.EADDRINUSE
+    assert refusal("127.0.0.1", port) is None
+    assert refusal("192.0.2.1", port) == errno.EADDRNOTAVAIL  # reserved for documentation

@@ -131,34 +131,66 @@ def there_already(user: str | None = None, subnets: list[str] | None = None) -> 
     ],
 )
 def test_no_conflict(filters: ModuleType, observed: dict[str, Any], user: str, subnet: str) -> None:
-    assert filters.conflicts(observed, VOLUMES, user, subnet, "/state") == []
+    assert filters.conflicts(observed, VOLUMES, user, subnet) == []
 
 
 def test_another_superuser_than_the_volume_s_is_a_conflict(filters: ModuleType) -> None:
-    (line,) = filters.conflicts(there_already("me"), VOLUMES, "you", "", "/state")
+    (line,) = filters.conflicts(there_already("me"), VOLUMES, "you", "")
     assert "POSTGRES_USER is you" in line and "made with me" in line
     assert VOLUMES["postgres"] in line and "POSTGRES_USER=me" in line and "./dev reset" in line
 
 
 def test_another_subnet_than_the_network_s_is_a_conflict(filters: ModuleType) -> None:
     there = there_already("me", ["172.18.0.0/16"])
-    (line,) = filters.conflicts(there, VOLUMES, "me", "10.210.0.0/24", "/state")
+    (line,) = filters.conflicts(there, VOLUMES, "me", "10.210.0.0/24")
     assert "s_network" in line and "172.18.0.0/16" in line and "./dev down" in line
-
-
-def test_a_stack_whose_secrets_are_elsewhere_is_a_conflict(filters: ModuleType) -> None:
-    there = there_already("me")
-    there["services"] = {"redis": {"state_dir": "/home/you/state"}, "agentos": {"state_dir": None}}
-    (line,) = filters.conflicts(there, VOLUMES, "me", "", "/home/me/state")
-    assert "/home/you/state" in line
-    assert "/home/me/state" in line
-    assert "STACK_NAME" in line
-    assert filters.conflicts(there, VOLUMES, "me", "", "/home/you/state") == []
 
 
 def test_all_conflicts_are_told_at_once(filters: ModuleType) -> None:
     there = there_already("me", ["172.18.0.0/16"])
-    assert len(filters.conflicts(there, VOLUMES, "you", "10.210.0.0/24", "/state")) == 2
+    assert len(filters.conflicts(there, VOLUMES, "you", "10.210.0.0/24")) == 2
+
+
+# --- whose it is --------------------------------------------------------------------------------
+
+
+def kept_in(service: str | None = None, volume: str | None = None) -> dict[str, Any]:
+    """What stack_info tells of a stack whose container and volume have their secrets there."""
+    labels = {"dev-stack.state-dir": volume} if volume else {}
+    return {
+        "services": {"redis": {"state_dir": service}},
+        "volumes": {VOLUMES["redis"]: {"labels": labels}},
+    }
+
+
+@pytest.mark.parametrize(
+    "observed",
+    [kept_in("/you/s"), kept_in(volume="/you/s"), kept_in("/me/s", "/you/s")],
+    ids=["container", "volume", "volume alone"],
+)
+@pytest.mark.parametrize("take_over", [False, "no"])
+def test_another_owner_s_stack_is_told_in_one_line(
+    filters: ModuleType, observed: dict[str, Any], take_over: Any
+) -> None:
+    (line,) = filters.other_owner(observed, "/me/s", take_over)
+    assert "in /you/s and not in /me/s" in line
+    assert "STACK_NAME" in line and "take_over=true" in line and "\n" not in line
+
+
+@pytest.mark.parametrize(
+    ("observed", "take_over"),
+    [
+        ({"services": {}, "volumes": {}}, False),
+        (kept_in(), False),  # no folder mounted, and a volume without the label
+        (kept_in("/me/s", "/me/s"), False),
+        (kept_in("/you/s", "/you/s"), True),
+        (kept_in("/you/s", "/you/s"), "true"),  # as -e gives it
+    ],
+)
+def test_our_own_stack_or_one_taken_over(
+    filters: ModuleType, observed: dict[str, Any], take_over: Any
+) -> None:
+    assert filters.other_owner(observed, "/me/s", take_over) == []
 
 
 # --- settings -----------------------------------------------------------------------------------
@@ -180,6 +212,8 @@ GOOD: dict[str, Any] = {
     "redis_memory": "512m",
     "agentos_memory": "512m",
     "pgadmin_memory": "768m",
+    "allowed_hosts": [],
+    "postgres_settings": {},
     "image_source": "auto",
     "image_registry": "",
     "network_subnet": "",
@@ -211,7 +245,12 @@ def test_the_values_tested_here_are_those_the_playbooks_check() -> None:
         {"pgadmin_email": "a.b+c@sub.example.co.uk"},
         {"pgadmin_enabled": "false"},
         {"agentos_reload": "yes"},
-        {"redis_memory": "1073741824"},
+        {"pgadmin_enabled": 0},
+        {"agentos_reload": "On"},
+        {"redis_memory": "64m"},
+        {"redis_memory": "1g"},
+        {"allowed_hosts": ["dev.example.com"]},
+        {"postgres_settings": {"work_mem": "16MB"}},
         {"redis_memory": "2G"},
         {"image_source": "registry"},
         {"image_source": "packages"},
@@ -249,6 +288,7 @@ def test_good_settings_pass(filters: ModuleType, change: dict[str, Any]) -> None
         ({"bind_address": "localhost"}, "bind_address is 'localhost'"),
         ({"bind_address": "127.0.0.1:80"}, "bind_address is"),
         ({"bind_address": ""}, "bind_address is ''"),
+        ({"bind_address": "::1"}, "IPv4 address"),
         ({"network_subnet": "10.210.0.0/33"}, "network_subnet is"),
         ({"network_subnet": "10.210.0.7/24"}, "network_subnet is"),
         ({"network_subnet": "vpn"}, "network_subnet is 'vpn'"),
@@ -271,6 +311,14 @@ def test_good_settings_pass(filters: ModuleType, change: dict[str, Any]) -> None
         ({"redis_memory": "512mb"}, "redis_memory is '512mb'"),
         ({"agentos_memory": ""}, "agentos_memory is ''"),
         ({"pgadmin_memory": "1.5g"}, "pgadmin_memory is '1.5g'"),
+        ({"redis_memory": "1073741824"}, "redis_memory is '1073741824'"),
+        ({"redis_memory": "524288k"}, "redis_memory is '524288k'"),
+        ({"redis_memory": "63m"}, "at least 64m"),
+        ({"pgadmin_enabled": "y"}, "pgadmin_enabled is 'y'"),
+        ({"agentos_reload": "f"}, "agentos_reload is 'f'"),
+        ({"allowed_hosts": "name"}, "allowed_hosts has to be a list"),
+        ({"postgres_settings": "a=b"}, "postgres_settings has to be a mapping"),
+        ({"postgres_settings": ["a=b"]}, "postgres_settings has to be a mapping"),
         ({"run_tags": ["postgre"]}, "'postgre' (did you mean postgres?)"),
         ({"run_tags": ["mysql"]}, "'mysql'; there are network, postgres"),
         ({"skip_tags": ["pgadmn"]}, "'pgadmn' (did you mean pgadmin?)"),
@@ -331,8 +379,15 @@ REFERENCES = {
 }
 
 
-def engine(*present: str, made_with: dict[str, str] | None = None) -> dict[str, Any]:
-    """What stack_info tells of an engine with these images and volumes made with these sources."""
+def engine(
+    *present: str,
+    made_with: dict[str, str] | None = None,
+    runs: dict[str, str] | None = None,
+) -> dict[str, Any]:
+    """What stack_info tells of an engine with these images.
+
+    Takes the source each volume was made with, and the image of each container.
+    """
     built: dict[str, list[str]] = {}
     for reference in present:
         if reference.startswith("dev-stack/"):
@@ -345,6 +400,7 @@ def engine(*present: str, made_with: dict[str, str] | None = None) -> dict[str, 
             VOLUMES[service]: {"labels": {"dev-stack.image-source": source}}
             for service, source in (made_with or {}).items()
         },
+        "services": {service: {"image": image} for service, image in (runs or {}).items()},
     }
 
 
@@ -387,6 +443,19 @@ OFFICIAL, BUILT = REFERENCES["registry"]["redis"], REFERENCES["packages"]["redis
             None,
             ("packages", BUILT, False),
         ),
+        # auto: what runs, before what the volume was made with.
+        (
+            "auto",
+            engine(OFFICIAL, BUILT, made_with={"redis": "packages"}, runs={"redis": OFFICIAL}),
+            None,
+            ("registry", OFFICIAL, True),
+        ),
+        (
+            "auto",
+            engine(made_with={"redis": "registry"}, runs={"redis": "dev-stack/redis:7.0.15-old"}),
+            True,
+            ("packages", BUILT, False),
+        ),
         # auto: nothing to go by but the registry's answer.
         ("auto", engine(), None, (None, None, False)),
         ("auto", engine(), True, ("registry", OFFICIAL, False)),
@@ -403,6 +472,28 @@ def test_where_an_image_comes_from(
 ) -> None:
     plan = filters.image_plan(["redis"], source, REFERENCES, observed, VOLUMES, answers)["redis"]
     assert (plan["source"], plan["reference"], plan["present"]) == expected
+
+
+@pytest.mark.parametrize(
+    ("source", "observed", "refused"),
+    [
+        ("packages", engine(made_with={"redis": "registry"}), True),
+        ("packages", engine(made_with={"redis": "packages"}), False),
+        ("packages", engine(), False),
+        ("registry", engine(made_with={"redis": "registry"}), False),
+        ("registry", engine(made_with={"redis": "packages"}), False),
+        ("packages", engine(made_with={"postgres": "registry"}), False),
+    ],
+)
+def test_an_older_redis_is_not_given_a_newer_one_s_volume(
+    filters: ModuleType, source: str, observed: dict[str, Any], refused: bool
+) -> None:
+    plan = filters.image_plan(["postgres", "redis"], source, REFERENCES, observed, VOLUMES, None)
+    lines = filters.unsafe_switches(plan, observed, VOLUMES)
+    assert len(lines) == refused
+    assert all(VOLUMES["redis"] in line and "image_source=registry" in line for line in lines)
+    without = {name: one for name, one in plan.items() if name != "redis"}
+    assert filters.unsafe_switches(without, observed, VOLUMES) == []
 
 
 @pytest.mark.parametrize(
@@ -499,7 +590,9 @@ def definitions_folder(folder: Path) -> dict[str, Path]:
 def references_of(filters: ModuleType, folder: Path, certificates: str = "") -> Any:
     official = settings()["registry_images"]
     agents = str(folder / "agents")
-    return filters.image_references(DEFINITIONS, str(folder), agents, official, "", certificates)
+    return filters.image_references(
+        DEFINITIONS, str(folder), agents, ["Dockerfile"], official, "", certificates
+    )
 
 
 @pytest.mark.parametrize(
@@ -520,6 +613,8 @@ def test_a_tag_changes_with_the_definition_and_its_bases(
     (folders[edited] / "Dockerfile").write_text("# another\n")
     after = references_of(filters, tmp_path)["packages"]
     assert {name for name in before if before[name] != after[name]} == rebuilt
+    (folders["agents"] / "notes.txt").write_text("not in the image\n")
+    assert references_of(filters, tmp_path)["packages"] == after
 
 
 def test_own_certificates_change_every_tag(filters: ModuleType, tmp_path: Path) -> None:
@@ -547,6 +642,17 @@ def test_digest_sees_names_contents_and_modes(filters: ModuleType, tmp_path: Pat
     (tmp_path / "__pycache__/b.pyc").write_text("x")
     (tmp_path / "README.md").write_text("x")
     assert filters.tree_digest(str(tmp_path)) == last
+
+
+def test_digest_of_some_entries_only(filters: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app/a.py").write_text("1")
+    before = filters.tree_digest(str(tmp_path), only=["app"])
+    (tmp_path / "other").write_text("1")
+    assert filters.tree_digest(str(tmp_path), only=["app"]) == before
+    assert filters.tree_digest(str(tmp_path)) != before
+    (tmp_path / "app/a.py").write_text("2")
+    assert filters.tree_digest(str(tmp_path), only=["app"]) != before
 
 
 @pytest.mark.parametrize(

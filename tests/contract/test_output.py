@@ -92,3 +92,11 @@ def test_an_error_that_is_ignored_is_not_shown(screen: Screen) -> None:
     begin(screen)
     screen.callback.v2_runner_on_failed(result({"msg": "no"}), ignore_errors=True)
     assert (screen.out, screen.err) == ([], [])
+
+
+def test_no_progress_is_shown_while_somebody_types(screen: Screen) -> None:
+    begin(screen)
+    assert screen.callback._title == "Start it"
+    pause = SimpleNamespace(action="ansible.builtin.pause", get_name=lambda: "Ask", loop=None)
+    screen.callback.v2_playbook_on_task_start(pause, False)
+    assert screen.callback._title == ""

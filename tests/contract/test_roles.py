@@ -187,6 +187,16 @@ def test_the_superuser_s_name_is_kept_on_the_volume() -> None:
     assert volume["labels"]["dev-stack.postgres-user"] == "{{ postgres_user }}"
 
 
+@pytest.mark.parametrize("role", ["postgres", "redis", "pgadmin"])
+def test_a_volume_tells_where_its_secrets_are(role: str) -> None:
+    (volume,) = (
+        task["community.docker.docker_volume"]
+        for task in tasks(role, "present")
+        if "community.docker.docker_volume" in task
+    )
+    assert volume["labels"]["dev-stack.state-dir"]
+
+
 def test_what_cannot_work_is_told_before_secrets_are_touched() -> None:
     guard = read_yaml("playbooks/tasks/guard.yml")
     kinds = ["fail" if "ansible.builtin.fail" in t else "secrets" for t in guard[:2]]

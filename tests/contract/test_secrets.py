@@ -1,6 +1,8 @@
 """plugins/modules/stack_secrets.py: which given values are refused, and in what words."""
 
-from types import ModuleType
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -61,3 +63,29 @@ def test_a_generated_secret_is_one_that_would_be_taken(stack_secrets: ModuleType
     generated = secrets.token_urlsafe(stack_secrets.LENGTH)
     assert len(generated) == 43
     assert stack_secrets.problem("BETTER_AUTH_SECRET", generated, 32) == ""
+
+
+def test_which_changed_is_told_without_a_name_or_a_value(
+    stack_secrets: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ansible masks given values wherever they occur in a result."""
+    variables = {"postgres_password": "POSTGRES_PASSWORD", "redis_password": "REDIS_PASSWORD"}
+    results: list[dict[str, Any]] = []
+
+    def run(**given: str) -> dict[str, Any]:
+        params = {
+            "directory": str(tmp_path / "s/secrets"),
+            "given": given,
+            "variables": variables,
+            "minimum": {},
+        }
+        module = SimpleNamespace(
+            params=params, check_mode=False, exit_json=lambda **result: results.append(result)
+        )
+        monkeypatch.setattr(stack_secrets, "AnsibleModule", lambda **_: module)
+        stack_secrets.main()
+        return results[-1]
+
+    assert run() == {"changed": True, "renewed": [True, True]}
+    assert run() == {"changed": False, "renewed": [False, False]}
+    assert run(redis_password="postgres") == {"changed": True, "renewed": [False, True]}
