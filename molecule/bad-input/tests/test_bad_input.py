@@ -42,7 +42,7 @@ def refused(stack: Stack, *options: str, environment: dict[str, str] | None = No
         ("port_offset=much", ["port_offset", "whole number"]),
         ("redis_port=5432", ["redis_port", "postgres_port", "its own"]),
         ("stack_name=My.Stack", ["stack_name", "small letters"]),
-        ("bind_address=nowhere", ["bind_address", "IP address"]),
+        ("bind_address=nowhere", ["bind_address", "IPv4 address"]),
         ("network_subnet=10.0.0.300/24", ["network_subnet", "10.210.0.0/24"]),
         ("image_source=dockerhub", ["image_source", "auto or registry or packages"]),
         ("image_registry=https://mirror.example", ["image_registry", "no https://"]),
@@ -108,11 +108,12 @@ def test_a_port_that_a_process_holds(stack: Stack) -> None:
 
 def test_a_port_and_names_that_a_container_holds(stack: Stack) -> None:
     """As docker compose would have left them."""
-    image = next(
-        i["RepoTags"][0]
-        for i in stack.client.images(filters={"label": "dev-stack.image=redis"})
-        if i["RepoTags"]
-    )
+    stack.converge("--tags", "redis")  # for its image, wherever that comes from
+    image = stack.inspect("redis")["Config"]["Image"]
+    assert stack.play("down").returncode == 0
+    for volume in stack.volumes():
+        stack.client.remove_volume(volume)
+    stack.env_file.unlink()
     labels = {"com.docker.compose.project": "old", "dev-stack.test": "bystander"}
     container = stack.client.create_container(
         image,
