@@ -69,7 +69,7 @@ class Stack:
         """When each container was started; unchanged means untouched."""
         return {s: self.inspect(s)["State"]["StartedAt"] for s in self.services()}
 
-    def exec(self, service: str, *argv: str, stdin: str | None = None) -> str:
+    def exec(self, service: str, *argv: str) -> str:
         """Run a program in a container with Docker's own means; its output. Raises on failure."""
         docker = self.client.exec_create(f"{self.name}_{service}", list(argv), stderr=True)
         output: bytes = self.client.exec_start(docker["Id"])

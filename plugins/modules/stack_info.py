@@ -318,12 +318,11 @@ def observe(module: AnsibleModule, client: Any, url: str) -> dict[str, Any]:
                 pools = (data.get("IPAM") or {}).get("Config") or []
                 subnets = [pool["Subnet"] for pool in pools if pool.get("Subnet")]
                 attached = client.inspect_network(data["Id"]).get("Containers") or {}
-                others = sorted(c["Name"] for i, c in attached.items() if i not in ours)
                 network = {
                     "id": data["Id"],
                     "name": data["Name"],
                     "subnets": subnets,
-                    "others": others,
+                    "others": sorted(c["Name"] for i, c in attached.items() if i not in ours),
                 }
             else:
                 message = foreign("network", p["network"], data.get("Labels"))
