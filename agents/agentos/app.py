@@ -1,20 +1,43 @@
-"""The application: what AgentOS answers over HTTP."""
+"""The application: what AgentOS answers over HTTP.
 
+From outside to inside: `observe` (request id, log, metrics), `guards` (host, CORS), the service's
+own routes here; and for every other path `honesty`, then Agno's application (see `runtime`).
+"""
+
+import gc
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from time import monotonic
 
-from fastapi import FastAPI
-from fastapi.responses import JSONResponse
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, PlainTextResponse
+from jwt import InvalidTokenError
 from pydantic import BaseModel
+from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from agentos import __version__
-from agentos.errors import Error, ErrorBody, install_error_handlers
+from agentos.access import WebSocketKeys
+from agentos.errors import RETRY_AFTER_S, Error, ErrorBody, error_response, install_error_handlers
 from agentos.guards import guard
+from agentos.honesty import Honesty
+from agentos.limits import limited
+from agentos.observe import Metrics, Observe
+from agentos.openapi import describe
 from agentos.probes import Check, Readiness, ping_redis, query_postgresql
+from agentos.runtime import create_runtime
 from agentos.settings import Settings, load_settings
+from agentos.tokens import Tokens
+from agentos.workflows.ending import end_runs
 
 DESCRIPTION = "The HYVVE platform's agent service."
+METRICS_SCOPES = frozenset({"metrics:read", "agent_os:admin"})
+# At the end, after the three seconds that uvicorn gives to requests: how long runs may still go on,
+# how long they then have to store that they were cancelled, and how long Agno has to close. In all
+# less than the ten seconds after which Docker kills.
+RUN_S, STORE_S, CLOSE_S = 2, 2, 1
+_LOOPBACK = frozenset({"127.0.0.1", "::1"})
 
 
 class About(BaseModel):
@@ -49,14 +72,15 @@ class NotReady(ErrorBody):
     checks: dict[str, Check]
 
 
-def create_api(settings: Settings) -> FastAPI:
-    """Make the API, without the guards: the application on which others can be mounted.
+def create_api(settings: Settings, metrics: Metrics) -> FastAPI:
+    """Make the API, without what stands before it.
 
     Args:
         settings: the settings, checked.
+        metrics: what /metrics gives.
 
     Returns:
-        The API. It connects to nothing until it is asked whether it is ready.
+        The API. It connects to nothing until it is asked something that needs it.
     """
     started = monotonic()
     environment = {
@@ -68,20 +92,36 @@ def create_api(settings: Settings) -> FastAPI:
             "redis": partial(ping_redis, settings.redis_url.get_secret_value()),
         }
     )
-    api = FastAPI(title="AgentOS", version=__version__, description=DESCRIPTION)
+    tokens = Tokens(settings)
+    runtime = create_runtime(settings, tokens)
+
+    @asynccontextmanager
+    async def lifespan(_api: FastAPI) -> AsyncIterator[None]:
+        inner = runtime.router.lifespan_context(runtime)
+        await inner.__aenter__()
+        # What was imported stays until the end: the garbage collector need not look at it again,
+        # which takes it a tenth of a second and more.
+        gc.collect()
+        gc.freeze()
+        yield
+        await end_runs(RUN_S, STORE_S)
+        with suppress(TimeoutError):
+            await limited(inner.__aexit__(None, None, None), CLOSE_S)
+
+    api = FastAPI(title="AgentOS", version=__version__, description=DESCRIPTION, lifespan=lifespan)
     install_error_handlers(api)
 
-    @api.get("/")
+    @api.get("/", tags=["Service"])
     async def about() -> About:
         """Say what this service is."""
         return About()
 
-    @api.get("/health")
+    @api.get("/health", tags=["Service"])
     async def health() -> Health:
         """Say that the process serves. It asks nothing of PostgreSQL or Redis."""
         return Health(uptime_s=round(monotonic() - started, 1), environment=environment)
 
-    @api.get("/ready", response_model=Ready, responses={503: {"model": NotReady}})
+    @api.get("/ready", tags=["Service"], response_model=Ready, responses={503: {"model": NotReady}})
     async def ready() -> Ready | JSONResponse:
         """Say whether PostgreSQL and Redis serve, within two seconds."""
         checks = await readiness.check()
@@ -89,9 +129,40 @@ def create_api(settings: Settings) -> FastAPI:
         if not failures:
             return Ready(checks=checks)
         body = NotReady(error=Error(code="not_ready", message="; ".join(failures)), checks=checks)
-        return JSONResponse(body.model_dump(), status_code=503, headers={"Retry-After": "2"})
+        retry = {"Retry-After": str(RETRY_AFTER_S)}
+        return JSONResponse(body.model_dump(), status_code=503, headers=retry)
 
+    @api.get(
+        "/metrics",
+        tags=["Service"],
+        response_class=PlainTextResponse,
+        responses={401: {"model": ErrorBody}},
+    )
+    async def get_metrics(request: Request) -> Response:
+        """Give metrics in Prometheus's format, to loopback or to a token with metrics:read."""
+        if not await _may_see_metrics(request, tokens):
+            message = "From another machine this needs a token with the scope metrics:read."
+            return error_response(401, "unauthorized", message, {"WWW-Authenticate": "Bearer"})
+        return metrics.response()
+
+    # Not a mount: that would take every path, and POST /health would be Agno's to refuse.
+    api.router.default = WebSocketKeys(Honesty(runtime, readiness), tokens)
+    describe(api, runtime)
     return api
+
+
+async def _may_see_metrics(request: Request, tokens: Tokens) -> bool:
+    if request.client is not None and request.client.host in _LOOPBACK:
+        return True
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer":
+        return False
+    await tokens.prepare(token)
+    try:
+        claims = tokens.verify(token)
+    except InvalidTokenError:
+        return False
+    return not METRICS_SCOPES.isdisjoint(claims["scopes"])
 
 
 def create_app() -> ASGIApp:
@@ -104,4 +175,5 @@ def create_app() -> ASGIApp:
         SettingsError: the environment cannot be used.
     """
     settings = load_settings()
-    return guard(create_api(settings), settings)
+    metrics = Metrics()
+    return Observe(guard(create_api(settings, metrics), settings), metrics)

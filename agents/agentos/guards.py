@@ -35,6 +35,7 @@ def guard(app: ASGIApp, settings: Settings) -> ASGIApp:
         allow_methods=["*"],
         allow_headers=["*"],
         allow_credentials=True,
+        expose_headers=["X-Request-ID", "Retry-After"],
         allow_private_network=True,
     )
     return HostCheck(with_cors, OWN_HOSTS | set(settings.agentos_allowed_hosts))

@@ -1,35 +1,45 @@
-"""Logging: all of it to standard output, and not a line for a health probe that succeeds."""
+"""Logging: all of it to standard output, a JSON object for each line.
+
+Each has the request's id and tenant, whichever library wrote it.
+"""
 
 import logging
 from typing import Any
 
-_PROBE_PATHS = frozenset({"/health", "/ready"})
+from agentos import context
+
+_AGNO = ("agno", "agno-team", "agno-workflow")
+_FIELDS = "%(asctime)s %(levelname)s %(name)s %(message)s"
 
 
-class QuietProbes(logging.Filter):
-    """Drop uvicorn's access lines of health probes that succeed: there is one every few seconds."""
+class RequestFields(logging.Filter):
+    """Adds the request's id, tenant and user to each record."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Say whether to keep a record.
+        """Add the fields.
 
         Args:
-            record: of `uvicorn.access`, whose arguments are the client's address, the method, the
-                path with its query, the HTTP version and the status.
+            record: of any logger.
 
         Returns:
-            False for a successful probe, else True.
+            True: every record is kept.
         """
-        match record.args:
-            case (_, _, str(path), _, int(status)):
-                return status >= 400 or path.partition("?")[0] not in _PROBE_PATHS
+        record.__dict__.pop("color_message", None)  # uvicorn's message again, with escapes
+        current = context.current()
+        if current is not None:
+            record.request_id = current.request_id
+            if current.tenant is not None:
+                record.tenant = current.tenant
+                record.subject = current.subject
         return True
 
 
-def log_config(level: str) -> dict[str, Any]:
+def log_config(level: str, form: str) -> dict[str, Any]:
     """Give the logging configuration, for `logging.config.dictConfig`.
 
     Args:
         level: of AGENTOS_LOG_LEVEL, in lower case.
+        form: of AGENTOS_LOG_FORMAT: json or text.
 
     Returns:
         The configuration. uvicorn hands it to its reloader's child too.
@@ -37,16 +47,31 @@ def log_config(level: str) -> dict[str, Any]:
     return {
         "version": 1,
         "disable_existing_loggers": False,
-        # Without the logger's name: uvicorn's is "uvicorn.error", whatever it has to say.
-        "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(message)s"}},
-        "filters": {"quiet_probes": {"()": "agentos.logs.QuietProbes"}},
+        "formatters": {
+            "json": {
+                "()": "pythonjsonlogger.json.JsonFormatter",
+                "format": _FIELDS,
+                "rename_fields": {"asctime": "time", "levelname": "level", "name": "logger"},
+                "datefmt": "%Y-%m-%dT%H:%M:%S%z",
+            },
+            # Without the logger's name: uvicorn's is "uvicorn.error", whatever it has to say.
+            "text": {"format": "%(asctime)s %(levelname)s %(message)s"},
+        },
+        "filters": {"request_fields": {"()": "agentos.logs.RequestFields"}},
         "handlers": {
             "stdout": {
                 "class": "logging.StreamHandler",
                 "stream": "ext://sys.stdout",
-                "formatter": "line",
+                "formatter": form,
+                "filters": ["request_fields"],
             },
         },
         "root": {"level": level.upper(), "handlers": ["stdout"]},
-        "loggers": {"uvicorn.access": {"filters": ["quiet_probes"]}},
+        "loggers": {
+            # Set up here, before Agno is imported, so that it makes no handlers of its own.
+            **{name: {"level": "DEBUG" if level == "debug" else "WARNING"} for name in _AGNO},
+            # Each request to a model or a JWKS would be a line.
+            "httpx": {"level": "WARNING"},
+            "httpx2": {"level": "WARNING"},
+        },
     }

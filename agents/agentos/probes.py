@@ -7,16 +7,22 @@ accepts this password. And there is nothing to repair when a server comes back.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from time import perf_counter
+from time import monotonic, perf_counter
 
 import psycopg
+from psycopg import sql
 from pydantic import BaseModel
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from agentos.limits import limited
+from agentos.schema import REVISION, SCHEMA
+
 # Below the two seconds in which /ready promises to answer.
 TIMEOUT_S = 1.5
+# How long requests rely on a server that was found to serve.
+RECENT_S = 1.0
 
 # Parts of the messages of libpq, PostgreSQL, psycopg, Redis and redis-py, and the reason given in
 # their place. The messages themselves stay here: they hold addresses and names, and libpq's can
@@ -42,6 +48,8 @@ _REASONS = (
     ("DB index is out of range", "the database number is out of range"),
 )
 
+_VERSION = sql.SQL("SELECT version_num FROM {}.alembic_version").format(sql.Identifier(SCHEMA))
+
 logger = logging.getLogger(__name__)
 
 
@@ -53,17 +61,29 @@ class Check(BaseModel):
     reason: str | None = None
 
 
+class NotMigratedError(Exception):
+    """The database has no tables for AgentOS, or those of an older version."""
+
+
 async def query_postgresql(url: str) -> None:
-    """Log in to PostgreSQL and run a query.
+    """Log in to PostgreSQL and look at the version of the schema.
 
     Args:
         url: as `normalise_database_url` gives it.
 
     Raises:
         psycopg.Error: PostgreSQL does not serve.
+        NotMigratedError: it does, but `python -m agentos.migrate` must be run.
     """
     async with await psycopg.AsyncConnection.connect(url) as connection:
-        await connection.execute("SELECT 1")
+        try:
+            cursor = await connection.execute(_VERSION)
+            row = await cursor.fetchone()
+        except (psycopg.errors.UndefinedTable, psycopg.errors.InsufficientPrivilege):
+            row = None
+    # A schema that a newer version has migrated is as good: versions only add.
+    if row is None or int(row[0]) < int(REVISION):
+        raise NotMigratedError
 
 
 async def ping_redis(url: str) -> None:
@@ -93,7 +113,19 @@ class Readiness:
         self._probes = probes
         self._was_ok = dict.fromkeys(probes, True)
         self._round: asyncio.Task[dict[str, Check]] | None = None
-        self._given_up: set[asyncio.Future[None]] = set()
+        self._last: dict[str, Check] = {}
+        self._last_at = float("-inf")
+
+    async def recent(self) -> dict[str, Check]:
+        """Give the last results if they are good and fresh, else run every probe.
+
+        Returns:
+            As of `check`.
+        """
+        good = all(check.ok for check in self._last.values())
+        if good and monotonic() - self._last_at < RECENT_S:
+            return self._last
+        return await self.check()
 
     async def check(self) -> dict[str, Check]:
         """Run every probe.
@@ -117,32 +149,27 @@ class Readiness:
             elif self._was_ok[name] and not check.ok:
                 logger.warning("%s does not serve: %s", name, check.reason)
             self._was_ok[name] = check.ok
+        self._last, self._last_at = checks, monotonic()
         return checks
 
     async def _run(self, probe: Callable[[], Awaitable[None]]) -> Check:
         started = perf_counter()
-        task = asyncio.ensure_future(probe())
-        # Not asyncio.wait_for: it waits until the cancelled task has ended, and psycopg, when
-        # cancelled, first asks the server to cancel the query. A frozen server never answers.
-        await asyncio.wait({task}, timeout=TIMEOUT_S)
-        ms = round((perf_counter() - started) * 1000, 1)
-        if not task.done():
-            task.cancel()
-            self._given_up.add(task)
-            task.add_done_callback(self._forget)
-            return Check(ok=False, ms=ms, reason=f"no answer within {TIMEOUT_S} s")
-        error = task.exception()
-        return Check(ok=error is None, ms=ms, reason=None if error is None else _reason(error))
-
-    def _forget(self, task: asyncio.Future[None]) -> None:
-        """Drop a probe that was given up, and fetch its error, which asyncio would else log."""
-        self._given_up.discard(task)
-        if not task.cancelled():
-            task.exception()
+        reason = None
+        try:
+            await limited(probe(), TIMEOUT_S)
+        except TimeoutError:
+            reason = f"no answer within {TIMEOUT_S} s"
+        except Exception as error:
+            reason = _reason(error)
+        return Check(
+            ok=reason is None, ms=round((perf_counter() - started) * 1000, 1), reason=reason
+        )
 
 
 def _reason(error: BaseException) -> str:
     """Say why a server does not serve, without a word from its URL."""
+    if isinstance(error, NotMigratedError):
+        return "the database is not migrated; ./dev up does it"
     message = str(error)
     for part, reason in _REASONS:
         if part in message:

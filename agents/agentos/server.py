@@ -10,6 +10,7 @@ import uvicorn
 
 from agentos import __version__
 from agentos.logs import log_config
+from agentos.protocol import HttpProtocol
 from agentos.reloader import Reloader
 from agentos.settings import Settings, SettingsError, load_settings
 
@@ -49,7 +50,9 @@ def serve(app: str) -> int:
     config = uvicorn.Config(
         app,
         factory=True,
-        log_config=log_config(settings.agentos_log_level),
+        http=HttpProtocol,
+        log_config=log_config(settings.agentos_log_level, settings.agentos_log_format),
+        access_log=False,  # see `observe`
         proxy_headers=False,
         server_header=False,
         timeout_graceful_shutdown=GRACE_S,

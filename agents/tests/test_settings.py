@@ -51,7 +51,14 @@ def test_defaults() -> None:
     assert (settings.agentos_host, settings.agentos_port) == ("127.0.0.1", 7777)
     assert settings.agentos_log_level == "info"
     assert settings.agentos_reload is False
-    assert settings.agentos_cors_origins == ("http://localhost:3000", "http://localhost:3001")
+    assert settings.agentos_log_format == "json"
+    assert settings.agentos_cors_origins == (
+        "http://localhost:3000",
+        "http://localhost:3001",
+        "https://os.agno.com",
+    )
+    assert (settings.auth_issuer, settings.auth_audience) == ("hyvve", "agentos")
+    assert settings.auth_jwks_url == ""
     assert settings.agentos_allowed_hosts == ()
     assert SECRET not in repr(settings)
 
@@ -68,6 +75,11 @@ def test_defaults() -> None:
          ("http://a:1", "https://b")),
         ("AGENTOS_ALLOWED_HOSTS", "Dev.test,[fe80::1]", "agentos_allowed_hosts",
          ("dev.test", "[fe80::1]")),
+        ("AGENTOS_LOG_FORMAT", "text", "agentos_log_format", "text"),
+        ("AUTH_JWKS_URL", "http://localhost:3000/api/auth/jwks", "auth_jwks_url",
+         "http://localhost:3000/api/auth/jwks"),
+        ("AUTH_JWKS_URL", "https://[::1]:3000/jwks/", "auth_jwks_url", "https://[::1]:3000/jwks"),
+        ("AGENTOS_MODEL", "qwen3:4b", "agentos_model", "qwen3:4b"),
     ],
 )  # fmt: skip
 def test_good_values(
@@ -111,6 +123,10 @@ def test_good_values(
         ("AGENTOS_CORS_ORIGINS", "*", "has '*'; expected origins"),
         ("AGENTOS_CORS_ORIGINS", "http://a/path", "has 'http://a/path'; expected origins"),
         ("AGENTOS_ALLOWED_HOSTS", "dev:7777", "has 'dev:7777'; expected host names"),
+        ("AGENTOS_LOG_FORMAT", "xml", "is 'xml'; expected json or text"),
+        ("AUTH_JWKS_URL", "localhost:3000", "is not a URL of HTTP; expected the URL of a JWKS"),
+        ("AUTH_JWKS_URL", f"http://u:{SECRET}@h/", "is not a URL of HTTP; expected the URL"),
+        ("AGENTOS_MODEL_URL", "ftp://h", "is not a URL of HTTP; expected the URL of a server"),
     ],
 )
 def test_bad_values(monkeypatch: pytest.MonkeyPatch, name: str, value: str, wrong: str) -> None:
@@ -119,6 +135,25 @@ def test_bad_values(monkeypatch: pytest.MonkeyPatch, name: str, value: str, wron
     assert problem.startswith(f"{name} ")
     assert wrong in problem
     assert "; expected " in problem
+
+
+def test_a_model_url_needs_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AGENTOS_MODEL_URL", "http://localhost:11434/v1")
+    (problem,) = problems()
+    assert problem.startswith("AGENTOS_MODEL is not set; expected the name of a model")
+    monkeypatch.setenv("AGENTOS_MODEL", "qwen3:4b")
+    assert load_settings().agentos_model_url == "http://localhost:11434/v1"
+
+
+@pytest.mark.parametrize("name", ["OPENAI_API_KEY", "ANTHROPIC_API_KEY"])
+def test_keys_of_models_may_be_in_files(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    assert getattr(load_settings(), name.lower()) is None
+    path = tmp_path / "key"
+    path.write_text(SECRET)
+    monkeypatch.setenv(f"{name}_FILE", str(path))
+    assert getattr(load_settings(), name.lower()).get_secret_value() == SECRET
 
 
 def test_every_problem_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

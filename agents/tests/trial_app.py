@@ -5,6 +5,7 @@ import time
 
 from agentos.app import create_api
 from agentos.guards import guard
+from agentos.observe import Metrics, Observe
 from agentos.settings import load_settings
 from starlette.types import ASGIApp
 
@@ -18,7 +19,8 @@ PROGRAM = (
 def create() -> ASGIApp:
     """Make the application."""
     settings = load_settings()
-    api = create_api(settings)
+    metrics = Metrics()
+    api = create_api(settings, metrics)
 
     @api.get("/slow")
     async def slow() -> None:
@@ -36,4 +38,4 @@ def create() -> ASGIApp:
     async def number(number: int) -> int:
         return number
 
-    return guard(api, settings)
+    return Observe(guard(api, settings), metrics)

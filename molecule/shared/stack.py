@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 PROJECT = Path(os.environ["MOLECULE_PROJECT_DIRECTORY"])
 EPHEMERAL = Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"])
 sys.path.insert(0, str(PROJECT / "plugins/module_utils"))
@@ -83,10 +85,29 @@ class Stack:
             "postgres", "psql", "-U", "postgres", "-d", "hyvve", "-Atqc", statement
         ).strip()
 
+    def token(self, *options: str, tenant: str = "acme", sub: str = "alice") -> str:
+        """A token, from the program that ./dev token runs."""
+        program = ["python", "-m", "agentos.token", "--tenant", tenant, "--sub", sub, *options]
+        return self.exec("agentos", *program).strip()
+
+    def agentos(self, **user: str) -> httpx.Client:
+        """A client of AgentOS's published port, with a token of that user."""
+        headers = {"Authorization": f"Bearer {self.token(**user)}"}
+        url = f"http://127.0.0.1:{PORTS['agentos']}"
+        return httpx.Client(base_url=url, headers=headers, timeout=30)
+
+    def migrations(self, since: float) -> list[str]:
+        """What the engine did since then with the container of AgentOS's migration."""
+        only = {"container": f"{self.name}_agentos_migrate"}
+        now = time.time()
+        found = self.client.events(since=int(since), until=int(now) + 1, decode=True, filters=only)
+        return [event["Action"] for event in found if event["timeNano"] > since * 1e9]
+
     def user_environment(self) -> dict[str, str]:
         """The environment of a user who set nothing of the stack's, nor what molecule sets."""
         foreign = ("ANSIBLE_", "POSTGRES_", "REDIS_", "AGENTOS_", "PGADMIN_", "BETTER_AUTH_")
-        own = {k: v for k, v in os.environ.items() if not k.startswith(foreign)}
+        keys = ("AUTH_", "OPENAI_", "ANTHROPIC_")
+        own = {k: v for k, v in os.environ.items() if not k.startswith((*foreign, *keys))}
         return own | {"ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg")}
 
     def play(

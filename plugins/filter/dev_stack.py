@@ -44,21 +44,47 @@ def selected_services(
     return [s for s in SERVICES if s in chosen and s not in skip_tags]
 
 
-# Which services hold which secret.
+# Which services hold which secret. AgentOS is given the owner's password for its migrations alone.
 HOLDERS = {
-    "postgres_password": ("postgres", "agentos", "pgadmin"),
+    "postgres_password": ("postgres", "pgadmin"),
     "redis_password": ("redis", "agentos"),
     "pgadmin_password": ("pgadmin",),
     "better_auth_secret": ("agentos",),
+    "agentos_db_password": ("agentos",),
+    "openai_api_key": ("agentos",),
+    "anthropic_api_key": ("agentos",),
 }
 
 
 def with_users_of(
     selected: list[str], changed_secrets: list[str], existing: list[str]
 ) -> list[str]:
-    """`selected`, and those of the existing services that hold a secret that changed."""
-    locked_out = {s for secret in changed_secrets for s in HOLDERS[secret] if s in existing}
-    return [s for s in SERVICES if s in selected or s in locked_out]
+    """`selected`, and those of the existing services that hold a secret that changed.
+
+    What these need joins as well, if it exists: it may have been stopped.
+    """
+    joining = {s for secret in changed_secrets for s in HOLDERS[secret] if s in existing}
+    joining |= {need for s in joining for need in NEEDS.get(s, ()) if need in existing}
+    return [s for s in SERVICES if s in selected or s in joining]
+
+
+def migrated_with(observed: dict[str, Any]) -> dict[str, str]:
+    """The image and the files with which AgentOS was healthy before the run; {} if it was not.
+
+    Its health check proves that the database is as this image wants it, and that the files hold
+    the right password. That holds while its PostgreSQL is healthy too, and unless a migration was
+    interrupted, which leaves its container behind.
+    """
+    services = observed["services"]
+    found = services.get("agentos", {})
+    whole = all(
+        one.get("health") == "healthy" and not one.get("failing")
+        for one in (found, services.get("postgres", {}))
+    )
+    interrupted = any(one["service"] == "agentos" for one in observed["others"])
+    if not whole or interrupted or "image" in found["drift"]:
+        return {}
+    return {"image": found["image"], "files": found["files"]}
 
 
 # --- settings -----------------------------------------------------------------------------------
@@ -98,6 +124,26 @@ def port_problems(s: dict[str, Any]) -> list[str]:
         else:
             seen[port] = name
     return problems
+
+
+def url_problems(name: str, value: str, example: str) -> list[str]:
+    """A line if a setting for AgentOS's container is no URL that it could call."""
+    if not value:
+        return []
+    match = re.fullmatch(
+        r"https?://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:\d{1,5})?(/[^\s?#@]*)?", value, re.IGNORECASE
+    )
+    if match is None:
+        return [
+            f"{name} is {value!r}; it has to be an http or https URL without user, password, ? or #, "
+            f"such as {example}."
+        ]
+    if re.fullmatch(r"localhost|127\..*|\[::1\]|0\.0\.0\.0", match[1], re.IGNORECASE):
+        return [
+            f"{name} is {value!r}; in AgentOS's container {match[1]} is the container itself. This "
+            f"machine is host.docker.internal there: {value.replace(match[1], 'host.docker.internal', 1)}"
+        ]
+    return []
 
 
 def settings_problems(s: dict[str, Any]) -> list[str]:
@@ -148,6 +194,22 @@ def settings_problems(s: dict[str, Any]) -> list[str]:
         problems.append(
             f"PGADMIN_DEFAULT_EMAIL is {s['pgadmin_email']!r}; it has to be an e-mail address, "
             "such as dev@example.com."
+        )
+    model, keys = "http://host.docker.internal:11434/v1", "https://app.example.com/api/auth/jwks"
+    problems += url_problems("agentos_model_url", str(s["agentos_model_url"]), model)
+    problems += url_problems("auth_jwks_url", str(s["auth_jwks_url"]), keys)
+    for name in ("auth_issuer", "auth_audience"):
+        if not re.fullmatch(r"\S{1,200}", str(s[name])):
+            problems.append(
+                f"{name} is {s[name]!r}; it has to be a name or URL without spaces, such as hyvve."
+            )
+    if s["agentos_model_url"] and not s["agentos_model"]:
+        problems.append(
+            "agentos_model is not set; it has to name the model that agentos_model_url serves."
+        )
+    if re.search(r"\s", str(s["agentos_model"])):
+        problems.append(
+            f"agentos_model is {s['agentos_model']!r}; it has to be a model's name without spaces."
         )
     for name in ("pgadmin_enabled", "agentos_reload", "take_over"):
         if as_bool(s.get(name, False)) is None:
@@ -543,6 +605,16 @@ def handover_shell(service: str, observed: dict[str, Any]) -> dict[str, Any]:
     return {"service": service, "argv": argv}
 
 
+def handover_token(service: str, observed: dict[str, Any]) -> dict[str, Any]:
+    """The command that mints a token in AgentOS; its output is the token, so it gets no terminal."""
+    docker = ["docker", "-H", observed["engine"]["docker_host"]]
+    program = ["python", "-m", "agentos.token"]
+    return {
+        "service": service,
+        "argv": [*docker, "exec", observed["services"][service]["container"], *program],
+    }
+
+
 def handover_logs(
     service: str, observed: dict[str, Any], tail: int, timestamps: bool
 ) -> dict[str, Any]:
@@ -572,6 +644,8 @@ class FilterModule:
             "image_work": image_work,
             "handover_shell": handover_shell,
             "handover_logs": handover_logs,
+            "handover_token": handover_token,
+            "migrated_with": migrated_with,
             "ailing": ailing,
             "status_report": status_report,
             "status_table": status_table,

@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 LABEL_STACK = "dev-stack.stack"
 LABEL_SERVICE = "dev-stack.service"
+LABEL_FILES = "dev-stack.files"
 LABEL_IMAGE = "dev-stack.image"
 
 # --- known errors -------------------------------------------------------------------------------
@@ -37,6 +38,11 @@ KNOWN_ERRORS: tuple[tuple[str, str], ...] = (
         "The engine has no free address range (a VPN or many networks hold them). "
         "Name one: ./dev up -- -e network_subnet=10.210.0.0/24, "
         "or remove unused networks: docker network prune",
+    ),
+    (
+        r"with status 78",
+        "It refuses a setting, which its last words name. Set it to what they expect, then: "
+        "./dev up",
     ),
     (
         r"database files are incompatible with server",

@@ -24,6 +24,13 @@ options:
     description: Content by file name.
     type: dict
     required: true
+  optional:
+    description:
+      - Names of secrets that need not be there. A file that holds an absent one is left out, and
+        removed if it was written before; C(written) lists the others.
+    type: list
+    elements: str
+    default: []
 attributes:
   check_mode:
     support: full
@@ -59,15 +66,21 @@ def main() -> None:
             "directory": {"type": "path", "required": True},
             "secrets": {"type": "path", "required": True, "no_log": False},
             "files": {"type": "dict", "required": True},
+            "optional": {"type": "list", "elements": "str", "default": []},
         },
         supports_check_mode=True,
     )
     directory, kept = Path(module.params["directory"]), Path(module.params["secrets"])
-    files = module.params["files"]
     changed = False
     contents: dict[str, str] = {}
-    names = {match[1] for text in files.values() for match in PLACEHOLDER.finditer(text)}
     try:
+        absent = {name for name in module.params["optional"] if not (kept / name).exists()}
+        files = {
+            file: text
+            for file, text in module.params["files"].items()
+            if not absent & {match[1] for match in PLACEHOLDER.finditer(text)}
+        }
+        names = {match[1] for text in files.values() for match in PLACEHOLDER.finditer(text)}
         values: dict[str, str] = {}
         for name in names:
             try:
@@ -87,6 +100,11 @@ def main() -> None:
                 directory.chmod(0o700)
         for name, content in contents.items():
             changed |= write_private(module, directory / name, content, 0o444)
+        for name in module.params["files"].keys() - files.keys():
+            if (directory / name).exists():
+                changed = True
+                if not module.check_mode:
+                    (directory / name).unlink()
     except OSError as error:
         module.fail_json(
             clear=True,
@@ -95,7 +113,10 @@ def main() -> None:
         )
     parts = [part for name in sorted(contents) for part in (name, contents[name])]
     module.exit_json(
-        changed=changed, directory=str(directory), fingerprint=fingerprint(key, *parts)
+        changed=changed,
+        directory=str(directory),
+        fingerprint=fingerprint(key, *parts),
+        written=sorted(contents),
     )
 
 

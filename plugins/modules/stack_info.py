@@ -32,6 +32,10 @@ options:
     description: Container name by service.
     type: dict
     default: {}
+  one_offs:
+    description: By service, the name of the container that runs now and then to do a job for it.
+    type: dict
+    default: {}
   volumes:
     description: Volume names the stack uses.
     type: list
@@ -70,6 +74,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.dev_stack import (
+    LABEL_FILES,
     LABEL_IMAGE,
     LABEL_SERVICE,
     LABEL_STACK,
@@ -129,7 +134,7 @@ def free_bytes(path: str) -> int | None:
 def describe(client: Any, data: dict[str, Any], network: str) -> dict[str, Any]:
     """One of the stack's containers, as the playbooks and `status` see it."""
     state, labels = data["State"], data["Config"]["Labels"] or {}
-    health = (state.get("Health") or {}).get("Status")
+    health = state.get("Health") or {}
     networks = data["NetworkSettings"]["Networks"] or {}
     drift = []
     try:
@@ -155,7 +160,10 @@ def describe(client: Any, data: dict[str, Any], network: str) -> dict[str, Any]:
         "container": data["Name"].lstrip("/"),
         "service": labels.get(LABEL_SERVICE),
         "state": "restarting" if state.get("Restarting") else state["Status"],
-        "health": health,
+        "health": health.get("Status"),
+        # It takes several failed probes in a row to be called unhealthy; this tells of the first.
+        "failing": bool(health.get("FailingStreak")),
+        "files": labels.get(LABEL_FILES),
         "image": data["Config"]["Image"],
         "image_id": data["Image"],
         "volume": volumes[0] if volumes else None,
@@ -291,7 +299,7 @@ def observe(module: AnsibleModule, client: Any, url: str) -> dict[str, Any]:
         else:
             taken += [
                 {"service": service, "message": foreign("container", name, labels)}
-                for service, name in p["containers"].items()
+                for service, name in [*p["containers"].items(), *p["one_offs"].items()]
                 if name in names
             ]
 
@@ -372,6 +380,7 @@ def main() -> None:
             "state_dir": {"type": "str", "default": ""},
             "wait": {"type": "float", "default": 0},
             "containers": {"type": "dict", "default": {}},
+            "one_offs": {"type": "dict", "default": {}},
             "volumes": {"type": "list", "elements": "str", "default": []},
             "network": {"type": "str", "default": ""},
             "ports": {"type": "list", "elements": "dict", "default": []},

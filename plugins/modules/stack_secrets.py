@@ -8,6 +8,7 @@ module: stack_secrets
 short_description: Keep the stack's secrets, given or generated once
 description:
   - A given value wins and is kept; otherwise the kept one is used; otherwise one is generated.
+  - An optional one is never generated, and is removed when it is given as empty.
   - Values never leave the module, so no output at any verbosity can hold one.
 options:
   directory:
@@ -26,6 +27,11 @@ options:
     description: Least number of characters by name; 1 where not named.
     type: dict
     default: {}
+  optional:
+    description: Names of those that need not be there, such as keys of services elsewhere.
+    type: list
+    elements: str
+    default: []
 attributes:
   check_mode:
     support: full
@@ -75,6 +81,7 @@ def main() -> None:
             "given": {"type": "dict", "default": {}, "no_log": True},
             "variables": {"type": "dict", "required": True},
             "minimum": {"type": "dict", "default": {}},
+            "optional": {"type": "list", "elements": "str", "default": []},
         },
         supports_check_mode=True,
     )
@@ -83,7 +90,8 @@ def main() -> None:
     problems = [
         line
         for name, value in given.items()
-        if (line := problem(p["variables"][name], str(value), int(p["minimum"].get(name, 1))))
+        if (value or name not in p["optional"])
+        and (line := problem(p["variables"][name], str(value), int(p["minimum"].get(name, 1))))
     ]
     if problems:
         module.fail_json(clear=True, msg="\n".join(problems))
@@ -98,6 +106,12 @@ def main() -> None:
                     path.chmod(0o700)
         for name in p["variables"]:
             path = directory / name
+            if name in p["optional"] and not given.get(name):
+                if name in given and path.exists():
+                    if not module.check_mode:
+                        path.unlink()
+                    changed.append(name)
+                continue
             if name in given:
                 if write_private(module, path, str(given[name]) + "\n", 0o600):
                     changed.append(name)

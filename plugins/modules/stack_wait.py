@@ -32,6 +32,7 @@ author: HYVVE
 """
 
 import time
+from datetime import datetime
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -46,7 +47,7 @@ def verdict(state: dict[str, Any], restarts: int, known_probe: str | None) -> tu
     Takes how often it was restarted, and when the last health probe before the wait began.
     """
     if state.get("Paused"):
-        return False, "it is paused (docker unpause)"
+        return False, "it is paused"
     if state.get("Restarting") or (restarts > 0 and not state["Running"]):
         return False, f"it keeps exiting with status {state['ExitCode']}"
     if not state["Running"] and state["Status"] != "created":
@@ -61,15 +62,28 @@ def verdict(state: dict[str, Any], restarts: int, known_probe: str | None) -> tu
     if health["Status"] == "unhealthy" and log[-1].get("Start") != known_probe:
         said = str(log[-1].get("Output", "")).strip().splitlines()
         return False, "its health check fails" + (f": {said[-1]}" if said else "")
-    return health["Status"] == "healthy", ""
+    # One whose last probe failed is called healthy until several have.
+    return health["Status"] == "healthy" and not health.get("FailingStreak"), ""
 
 
 def last_lines(client: Any, name: str) -> str:
-    """The container's last log lines, indented."""
+    """The container's last log lines, indented: those since its last start, if there are any.
+
+    One that is restarted again and again would otherwise show the same line as often.
+    """
+    said = b""
     try:
-        text = client.logs(name, tail=LOG_LINES).decode(errors="replace")
+        started = client.inspect_container(name)["State"]["StartedAt"]
+        # Nanoseconds and Z are more than Python 3.11 and older read.
+        since = datetime.fromisoformat(started[:19] + "+00:00").timestamp()
+        said = client.logs(name, tail=LOG_LINES, since=since + float(f"0{started[19:-1]}"))
+    except Exception:
+        pass
+    try:
+        said = said or client.logs(name, tail=LOG_LINES)
     except Exception:
         return ""
+    text = said.decode(errors="replace")
     return "\n".join(f"    {line}" for line in text.splitlines())
 
 
@@ -116,7 +130,11 @@ def main() -> None:
             parts.append(f"{name} does not serve: {reason}.")
             if log:
                 parts.append(f"Its last words:\n{log}")
-            parts.append(explain(f"{reason}\n{log}") or "More: ./dev logs " + name.split("_")[-1])
+            if reason == "it is paused":
+                parts.append(f"Let it go on: docker unpause {name}")
+            else:
+                more = "More: ./dev logs " + name.split("_")[-1]
+                parts.append(explain(f"{reason}\n{log}") or more)
         module.fail_json(clear=True, msg="\n".join(parts), failures=failures)
     module.exit_json(changed=False, waited=round(time.monotonic() - begun, 1))
 

@@ -66,11 +66,14 @@ ALL_THERE = {service: {"state": "running"} for service in SERVICES}
     [
         (["redis"], [], ALL_THERE, ["redis"]),
         ([], [], ALL_THERE, []),
-        (["postgres"], ["postgres_password"], ALL_THERE, ["postgres", "agentos", "pgadmin"]),
-        (["redis"], ["redis_password"], ALL_THERE, ["redis", "agentos"]),
-        (["redis"], ["pgadmin_password"], ALL_THERE, ["redis", "pgadmin"]),
-        ([], ["better_auth_secret"], ALL_THERE, ["agentos"]),
-        (["redis"], ["postgres_password"], ALL_THERE, list(SERVICES)),
+        (["postgres"], ["postgres_password"], ALL_THERE, ["postgres", "pgadmin"]),
+        # With what they need, which may have been stopped.
+        (["redis"], ["redis_password"], ALL_THERE, ["postgres", "redis", "agentos"]),
+        (["redis"], ["pgadmin_password"], ALL_THERE, ["postgres", "redis", "pgadmin"]),
+        ([], ["better_auth_secret"], ALL_THERE, ["postgres", "redis", "agentos"]),
+        ([], ["openai_api_key"], {"agentos": {"state": "running"}}, ["agentos"]),
+        (["redis"], ["agentos_db_password"], ALL_THERE, ["postgres", "redis", "agentos"]),
+        (["redis"], ["postgres_password"], ALL_THERE, ["postgres", "redis", "pgadmin"]),
         # What does not exist is not started for it: a first run is about what was named.
         (["redis"], ["postgres_password", "redis_password"], {}, ["redis"]),
         (["redis"], ["redis_password"], {"agentos": {"state": "exited"}}, ["redis", "agentos"]),
@@ -89,6 +92,9 @@ def test_services_that_hold_a_changed_secret_join_the_run(
 def test_every_secret_has_the_holders_that_its_roles_say(filters: ModuleType) -> None:
     wired = read_yaml("inventory/group_vars/all/wiring.yml")
     assert set(filters.HOLDERS) == set(wired["stack_secret_variables"])
+    assert set(wired["stack_optional_secrets"]) < set(wired["stack_secret_variables"])
+    # AgentOS's container never gets it; its migration reads it anew each time.
+    migration_alone = {("agentos", "agentos_migration_url")}
     for secret, holders in filters.HOLDERS.items():
         placeholder = re.compile(rf"(?<!\{{)\{{{secret}(\|[a-z]+)?\}}")
         roles = [
@@ -96,7 +102,11 @@ def test_every_secret_has_the_holders_that_its_roles_say(filters: ModuleType) ->
             for role in SERVICES
             if any(
                 placeholder.search(text)
-                for source in (tasks(role, "present"), defaults(role), vars_of(role))
+                for source in (
+                    tasks(role, "present"),
+                    {k: v for k, v in defaults(role).items() if (role, k) not in migration_alone},
+                    vars_of(role),
+                )
                 for text in strings(source)
             )
         ]
@@ -106,6 +116,52 @@ def test_every_secret_has_the_holders_that_its_roles_say(filters: ModuleType) ->
 def vars_of(role: str) -> Any:
     """A role's internal variables."""
     return read_yaml(f"roles/{role}/vars/main.yml")
+
+
+# --- whether to migrate -------------------------------------------------------------------------
+
+
+def migrated(
+    agentos: dict[str, Any] | None = None,
+    postgres: dict[str, Any] | None = None,
+    others: list[dict[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """What stack_info tells of AgentOS and its PostgreSQL, both healthy but for what is given."""
+    well = {"state": "running", "health": "healthy", "failing": False, "drift": []}
+    of_agentos = {**well, "image": "agentos:1", "files": "f1"}
+    services = {"agentos": of_agentos | (agentos or {}), "postgres": well | (postgres or {})}
+    return {"services": services, "others": others or []}
+
+
+def test_a_healthy_agentos_tells_what_its_database_was_made_ready_for(filters: ModuleType) -> None:
+    assert filters.migrated_with(migrated()) == {"image": "agentos:1", "files": "f1"}
+    pgadmin = [{"service": "pgadmin"}]
+    assert filters.migrated_with(migrated(others=pgadmin))
+
+
+@pytest.mark.parametrize(
+    "observed",
+    [
+        {"services": {}, "others": []},
+        migrated({"health": "unhealthy"}),
+        migrated({"health": "starting"}),
+        migrated({"health": None}),  # a stopped one
+        migrated({"failing": True}),  # its last probe failed, the first in a row
+        migrated({"drift": ["image"]}),
+        migrated(postgres={"health": "unhealthy"}),  # another one, on a new volume perhaps
+        migrated(others=[{"service": "agentos"}]),  # what an interrupted migration left
+    ],
+)
+def test_nothing_else_proves_that_the_database_is_ready(
+    filters: ModuleType, observed: dict[str, Any]
+) -> None:
+    assert filters.migrated_with(observed) == {}
+
+
+def test_an_agentos_whose_postgresql_is_gone_proves_nothing(filters: ModuleType) -> None:
+    observed = migrated()
+    del observed["services"]["postgres"]
+    assert filters.migrated_with(observed) == {}
 
 
 # --- what is there already ----------------------------------------------------------------------
@@ -212,6 +268,11 @@ GOOD: dict[str, Any] = {
     "redis_memory": "512m",
     "agentos_memory": "512m",
     "pgadmin_memory": "768m",
+    "agentos_model": "",
+    "agentos_model_url": "",
+    "auth_jwks_url": "",
+    "auth_issuer": "hyvve",
+    "auth_audience": "agentos",
     "allowed_hosts": [],
     "postgres_settings": {},
     "image_source": "auto",
@@ -252,6 +313,14 @@ def test_the_values_tested_here_are_those_the_playbooks_check() -> None:
         {"allowed_hosts": ["dev.example.com"]},
         {"postgres_settings": {"work_mem": "16MB"}},
         {"redis_memory": "2G"},
+        {"agentos_model": "llama3.1:8b"},
+        {
+            "agentos_model": "gpt-oss",
+            "agentos_model_url": "http://host.docker.internal:11434/v1",
+        },
+        {"auth_jwks_url": "https://app.example.com/api/auth/jwks"},
+        {"auth_jwks_url": "http://[fd00::1]:3000/jwks"},
+        {"auth_issuer": "https://app.example.com", "auth_audience": "agentos.dev"},
         {"image_source": "registry"},
         {"image_source": "packages"},
         {"image_registry": "registry.example.com:5000/mirror/hub"},
@@ -319,6 +388,23 @@ def test_good_settings_pass(filters: ModuleType, change: dict[str, Any]) -> None
         ({"allowed_hosts": "name"}, "allowed_hosts has to be a list"),
         ({"postgres_settings": "a=b"}, "postgres_settings has to be a mapping"),
         ({"postgres_settings": ["a=b"]}, "postgres_settings has to be a mapping"),
+        ({"agentos_model": "a b"}, "agentos_model is 'a b'"),
+        (
+            {"agentos_model_url": "http://host.docker.internal:11434/v1"},
+            "agentos_model is not set",
+        ),
+        ({"auth_jwks_url": "app.example.com/jwks"}, "auth_jwks_url is 'app.example.com/jwks'"),
+        ({"auth_jwks_url": "ftp://app.example.com/jwks"}, "http or https URL"),
+        ({"auth_jwks_url": "https://me:secret@app.example.com/jwks"}, "without user, password"),
+        ({"auth_jwks_url": "https://app.example.com/jwks?a=b"}, "? or #"),
+        ({"auth_jwks_url": "https://app.example.com/a b"}, "auth_jwks_url is"),
+        (
+            {"auth_jwks_url": "http://localhost:3000/api/auth/jwks"},
+            "http://host.docker.internal:3000/api/auth/jwks",
+        ),
+        ({"auth_jwks_url": "http://127.0.0.1:3000"}, "http://host.docker.internal:3000"),
+        ({"auth_issuer": ""}, "auth_issuer is ''"),
+        ({"auth_audience": "a b"}, "auth_audience is 'a b'"),
         ({"run_tags": ["postgre"]}, "'postgre' (did you mean postgres?)"),
         ({"run_tags": ["mysql"]}, "'mysql'; there are network, postgres"),
         ({"skip_tags": ["pgadmn"]}, "'pgadmn' (did you mean pgadmin?)"),
@@ -655,6 +741,31 @@ def test_digest_of_some_entries_only(filters: ModuleType, tmp_path: Path) -> Non
     assert filters.tree_digest(str(tmp_path), only=["app"]) != before
 
 
+@pytest.mark.parametrize("name", ["versions/0002_more.py", "script.py.mako", "a/b/c/d.sql"])
+def test_files_in_folders_of_a_package_count(
+    filters: ModuleType, tmp_path: Path, name: str
+) -> None:
+    before = filters.tree_digest(str(tmp_path), only=["agentos"])
+    path = tmp_path / "agentos/migrations" / name
+    path.parent.mkdir(parents=True)
+    path.write_text("1")
+    after = filters.tree_digest(str(tmp_path), only=["agentos"])
+    path.write_text("2")
+    assert len({before, after, filters.tree_digest(str(tmp_path), only=["agentos"])}) == 3
+
+
+def test_all_of_agentos_s_package_gets_into_its_build(filters: ModuleType) -> None:
+    """The Dockerfile, what it copies, and what says what is left out."""
+    counted = read_yaml("roles/images/vars/main.yml")["__images_agentos_files"]
+    dockerfile = (ROOT / "agents/Dockerfile").read_text(encoding="utf-8")
+    copied = {line.split()[-2] for line in dockerfile.splitlines() if line.startswith("COPY ")}
+    assert copied <= set(counted)
+    ignored = (ROOT / "agents/.dockerignore").read_text(encoding="utf-8").splitlines()
+    assert {f"!{name}" for name in copied} <= set(ignored)
+    left_out = [line for line in ignored if line.strip() and line[0] not in "#!*"]
+    assert left_out == [], "what is left out must not count in the digest either"
+
+
 @pytest.mark.parametrize(
     ("reference", "registry", "expected"),
     [
@@ -815,6 +926,17 @@ def test_shells_hold_no_secret(filters: ModuleType) -> None:
         assert command[:5] == ["docker", "-H", "unix:///var/run/docker.sock", "exec", "{tty}"]
         assert command[-1] == "sh"  # $0, so that a person's own arguments become "$@"
         assert "/run/secrets" in str(command) or "assword" not in str(command)
+
+
+def test_a_token_s_program_has_no_terminal_and_no_input(filters: ModuleType) -> None:
+    """With a terminal its output would end in a carriage return; with input it would take ours."""
+    command = filters.handover_token("agentos", observed_stack(agentos=running("agentos")))
+    docker = ["docker", "-H", "unix:///var/run/docker.sock"]
+    program = ["python", "-m", "agentos.token"]
+    assert command == {
+        "service": "agentos",
+        "argv": [*docker, "exec", "s_agentos", *program],
+    }
 
 
 def test_every_filter_can_be_called_by_its_name(filters: ModuleType) -> None:

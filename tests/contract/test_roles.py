@@ -264,6 +264,7 @@ def test_container_restarts_and_stops_as_asked(role: str) -> None:
     assert task["restart_policy"] == "unless-stopped"
     assert task["stop_timeout"] == f"{{{{ {role}_stop_timeout }}}}"
     assert task["state"] == "started"
+    assert task["paused"] is False, "up has it running, so it lets a paused one go on"
 
 
 @pytest.mark.parametrize("role", SERVICES)
@@ -327,8 +328,9 @@ def test_no_environment_value_is_a_secret(role: str) -> None:
     for name, value in env.items():
         assert not SECRET_NAME.search(name), f"{name} would show in docker inspect"
         if name.endswith("_FILE"):
-            assert str(value).startswith("/run/secrets/")
-        assert not re.search(r"\{\{.*(password|secret)", str(value)), name
+            assert re.match(r"(\{\{ ')?/run/secrets/", str(value))
+        spoken = str(value).replace("/run/secrets/", "")
+        assert not re.search(r"\{\{.*(password|secret)", spoken), name
 
 
 @pytest.mark.parametrize("role", SERVICES)
@@ -352,12 +354,7 @@ def test_secrets_come_only_through_files(role: str) -> None:
 def test_mounted_files_cannot_be_written(role: str) -> None:
     mounts = container(role)["mounts"]
     if isinstance(mounts, str):
-        mounts = [
-            m
-            for n, part in internal(role).items()
-            if n.endswith(("_mount", "_mounts"))
-            for m in part
-        ]
+        mounts = [m for n, part in internal(role).items() if n in mounts for m in part]
     assert mounts
     bound = [m for m in mounts if m["type"] == "bind"]
     assert [m for m in bound if m.get("read_only") is not True] == []
@@ -379,6 +376,110 @@ def test_data_is_in_a_named_volume_that_only_purge_removes(role: str) -> None:
     assert len(removed) == 1
     assert re.fullmatch(rf"{role}_purge( \| bool)?", removed[0]["when"])
     assert options(role)[f"{role}_purge"]["default"] is False
+
+
+# --- AgentOS's migration ------------------------------------------------------------------------
+
+
+def migration() -> dict[str, Any]:
+    """The options of the task that runs the migration's container."""
+    (task,) = (
+        task["community.docker.docker_container"]
+        for task in tasks("agentos", "migrate")
+        if task.get("community.docker.docker_container", {}).get("state") == "started"
+    )
+    return dict(task)
+
+
+def test_migration_comes_after_the_files_and_before_the_container() -> None:
+    (included,) = (t for t in tasks("agentos", "present") if "ansible.builtin.include_tasks" in t)
+    order = [
+        next(key for key in task if "." in key or key == "secret_files")
+        for task in tasks("agentos", "present")
+    ]
+    assert order == [
+        "secret_files",
+        "ansible.builtin.include_tasks",
+        "community.docker.docker_container",
+    ]
+    assert included["ansible.builtin.include_tasks"] == "migrate.yml"
+
+    def needed(known: dict[str, str]) -> bool:
+        files = {"fingerprint": "f1"}
+        variables = {"agentos_image": "i1", "__agentos_files": files}
+        expression = "{{ " + included["when"] + " }}"
+        return bool(evaluated(expression, variables | {"agentos_migrated_with": known}))
+
+    assert not needed({"image": "i1", "files": "f1"})
+    assert needed({})
+    assert needed({"image": "i2", "files": "f1"})
+    assert needed({"image": "i1", "files": "f2"})
+
+
+def test_migration_has_as_few_rights_as_the_service_and_no_port() -> None:
+    one_off, service = migration(), container("agentos")
+    for option in (
+        "image",
+        "pull",
+        "memory",
+        "pids_limit",
+        "read_only",
+        "init",
+        "tmpfs",
+        "cap_drop",
+        "security_opts",
+    ):
+        assert one_off[option] == service[option], option
+    assert "published_ports" not in one_off and "restart_policy" not in one_off
+    labels = {"dev-stack.stack": "{{ agentos_stack }}", "dev-stack.service": "agentos"}
+    assert one_off["labels"] == labels
+    assert evaluated(one_off["networks"], {"agentos_network": "n"}) == [{"name": "n"}]
+    assert evaluated(one_off["networks"], {"agentos_network": ""}) == "omitted"
+
+
+def test_migration_ends_by_itself_and_is_removed() -> None:
+    one_off = migration()
+    assert one_off["command"][0] == "timeout"
+    assert (one_off["recreate"], one_off["detach"], one_off["cleanup"]) == (True, False, True)
+    names = {
+        task["community.docker.docker_container"]["name"]
+        for task in tasks("agentos", "absent")
+        if "community.docker.docker_container" in task
+    }
+    assert one_off["name"] in names
+    wired = read_yaml("inventory/group_vars/all/wiring.yml")["engine_one_offs"]
+    assert evaluated(wired["agentos"], {"stack_containers": {"agentos": "x"}}) == "x_migrate"
+    assert evaluated(one_off["name"], {"agentos_container_name": "x"}) == "x_migrate"
+
+
+def test_owner_s_password_is_the_migration_s_alone() -> None:
+    (written,) = (t["secret_files"] for t in tasks("agentos", "migrate") if "secret_files" in t)
+    (service,) = (t["secret_files"] for t in tasks("agentos", "present") if "secret_files" in t)
+    assert written["directory"] != service["directory"]
+    assert "agentos_migration_url" in str(written["files"])
+    assert "agentos_migration_url" not in str(service["files"])
+    assert "postgres_password" in defaults("agentos")["agentos_migration_url"]
+    assert "postgres_password" not in defaults("agentos")["agentos_database_url"]
+    mounts = internal("agentos")["__agentos_migrate_mounts"]
+    assert {m["source"].rpartition("/")[2] for m in mounts} == set(written["files"])
+    assert all(m["read_only"] is True and m["type"] == "bind" for m in mounts)
+    assert {m["source"].rpartition("/")[0] for m in mounts} == {
+        "{{ __agentos_migrate_files.directory }}"
+    }
+    targets = {m["target"] for m in mounts}
+    assert set(internal("agentos")["__agentos_migrate_env"].values()) == targets
+
+
+def test_optional_keys_are_mounted_and_named_only_where_there_is_one() -> None:
+    (service,) = (t["secret_files"] for t in tasks("agentos", "present") if "secret_files" in t)
+    wired = read_yaml("inventory/group_vars/all/wiring.yml")
+    assert service["optional"] == wired["stack_optional_secrets"]
+    env = internal("agentos")["__agentos_given_env"]
+    for name in service["optional"]:
+        expression = env[f"{name.upper()}_FILE"]
+        for written, value in ([name], f"/run/secrets/{name}"), ([], ""):
+            assert evaluated(expression, {"__agentos_files": {"written": written}}) == value
+    assert "__agentos_written" in container("agentos")["mounts"]
 
 
 # --- playbooks ----------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """plugins/modules/stack_secrets.py: which given values are refused, and in what words."""
 
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -65,27 +66,116 @@ def test_a_generated_secret_is_one_that_would_be_taken(stack_secrets: ModuleType
     assert stack_secrets.problem("BETTER_AUTH_SECRET", generated, 32) == ""
 
 
-def test_which_changed_is_told_without_a_name_or_a_value(
-    stack_secrets: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Ansible masks given values wherever they occur in a result."""
-    variables = {"postgres_password": "POSTGRES_PASSWORD", "redis_password": "REDIS_PASSWORD"}
-    results: list[dict[str, Any]] = []
+class Failed(Exception):
+    """The module ended with an error."""
 
-    def run(**given: str) -> dict[str, Any]:
+
+@pytest.fixture
+def run(
+    stack_secrets: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., dict[str, Any]]:
+    """Run the module with given values, in tmp_path/s/secrets; gives its result."""
+
+    def running(check: bool = False, **given: str) -> dict[str, Any]:
+        variables = {"postgres_password": "POSTGRES_PASSWORD", "openai_api_key": "OPENAI_API_KEY"}
         params = {
             "directory": str(tmp_path / "s/secrets"),
             "given": given,
             "variables": variables,
             "minimum": {},
+            "optional": ["openai_api_key"],
         }
+        results: list[dict[str, Any]] = []
+
+        def fail(msg: str, **_: Any) -> None:
+            raise Failed(msg)
+
         module = SimpleNamespace(
-            params=params, check_mode=False, exit_json=lambda **result: results.append(result)
+            params=params,
+            check_mode=check,
+            exit_json=lambda **result: results.append(result),
+            fail_json=fail,
         )
         monkeypatch.setattr(stack_secrets, "AnsibleModule", lambda **_: module)
         stack_secrets.main()
         return results[-1]
 
-    assert run() == {"changed": True, "renewed": [True, True]}
+    return running
+
+
+def test_which_changed_is_told_without_a_name_or_a_value(
+    run: Callable[..., dict[str, Any]],
+) -> None:
+    """Ansible masks given values wherever they occur in a result."""
+    assert run() == {"changed": True, "renewed": [True, False]}
     assert run() == {"changed": False, "renewed": [False, False]}
-    assert run(redis_password="postgres") == {"changed": True, "renewed": [False, True]}
+    assert run(postgres_password="postgres") == {"changed": True, "renewed": [True, False]}
+
+
+def test_an_optional_secret_is_kept_once_given_and_removed_when_empty(
+    run: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    key = tmp_path / "s/secrets/openai_api_key"
+    run()
+    assert not key.exists(), "it must not be generated"
+    assert run(check=True, openai_api_key="sk-1")["renewed"] == [False, True]
+    assert not key.exists()
+    assert run(openai_api_key="sk-1")["renewed"] == [False, True]
+    assert (key.read_text(), key.stat().st_mode & 0o777) == ("sk-1\n", 0o600)
+    for again in ({}, {"openai_api_key": "sk-1"}):
+        assert run(**again)["changed"] is False
+    assert run(check=True, openai_api_key="")["renewed"] == [False, True]
+    assert key.exists()
+    assert run(openai_api_key="")["renewed"] == [False, True]
+    assert not key.exists()
+    assert run(openai_api_key="")["changed"] is False
+
+
+def test_an_optional_secret_is_checked_like_the_others(run: Callable[..., dict[str, Any]]) -> None:
+    with pytest.raises(Failed, match=r"^OPENAI_API_KEY holds a control character"):
+        run(openai_api_key="a\nb")
+    with pytest.raises(Failed, match=r"^POSTGRES_PASSWORD is set but empty"):
+        run(postgres_password="", openai_api_key="")
+
+
+# --- plugins/modules/secret_files.py ------------------------------------------------------------
+
+
+def test_a_file_of_an_absent_optional_secret_is_left_out_and_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret_files = load_plugin("modules", "secret_files")
+    kept, folder = tmp_path / "secrets", tmp_path / "agentos"
+    kept.mkdir()
+    (kept / "redis_password").write_text("pw\n")
+
+    def write(check: bool = False) -> dict[str, Any]:
+        results: list[dict[str, Any]] = []
+        files = {"url": "redis://:{redis_password|url}@redis", "key": "{openai_api_key}"}
+        optional = ["openai_api_key"]
+        module = SimpleNamespace(
+            params={
+                "directory": str(folder), "secrets": str(kept), "files": files, "optional": optional
+            },
+            check_mode=check,
+            exit_json=lambda **result: results.append(result),
+        )  # fmt: skip
+        monkeypatch.setattr(secret_files, "AnsibleModule", lambda **_: module)
+        secret_files.main()
+        return results[-1]
+
+    without = write()
+    assert (without["changed"], without["written"]) == (True, ["url"])
+    assert [path.name for path in folder.iterdir()] == ["url"]
+    (kept / "openai_api_key").write_text("sk-1\n")
+    given = write()
+    assert (given["changed"], given["written"]) == (True, ["key", "url"])
+    assert (folder / "key").read_text() == "sk-1"
+    assert given["fingerprint"] != without["fingerprint"]
+    assert write() == given | {"changed": False}
+    (kept / "openai_api_key").unlink()
+    assert write(check=True)["changed"] is True
+    assert (folder / "key").exists()
+    assert write() == without
+    assert not (folder / "key").exists()
+    assert write()["changed"] is False

@@ -222,6 +222,7 @@ def test_only_the_final_newline_is_not_part_of_a_secret(utils: ModuleType, tmp_p
         ('FATAL:  password authentication failed for user "postgres"', "./dev up"),
         ("Error: Database is uninitialized and superuser password is not specified", "./dev up"),
         ("Bad file format reading the append only file: make a backup", "redis-check-aof"),
+        ("it keeps exiting with status 78", "It refuses a setting"),
         ("Can't handle RDB format version 12", "image_source=registry"),
         ("PANIC:  could not locate a valid checkpoint record", "pg_resetwal"),
         ("toomanyrequests: You have reached your pull rate limit", "image_source=packages"),

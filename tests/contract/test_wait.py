@@ -14,11 +14,12 @@ def stack_wait() -> ModuleType:
     return load_plugin("modules", "stack_wait")
 
 
-def state(health: str | None = None, **other: Any) -> dict[str, Any]:
+def state(health: str | None = None, failing: int = 0, **other: Any) -> dict[str, Any]:
     """The State of a running container whose last health probe began at "t1"."""
     found: dict[str, Any] = {"Running": True, "Status": "running", "ExitCode": 0, **other}
     if health:
-        found["Health"] = {"Status": health, "Log": [{"Start": "t1", "Output": "a\nrefused\n"}]}
+        log = [{"Start": "t1", "Output": "a\nrefused\n"}]
+        found["Health"] = {"Status": health, "FailingStreak": failing, "Log": log}
     return found
 
 
@@ -31,6 +32,8 @@ STOPPED: dict[str, Any] = {"Running": False, "Status": "exited", "ExitCode": 3}
         (state(), 0, None, (True, "")),
         (state("healthy"), 0, "t1", (True, "")),
         (state("starting"), 0, None, (False, "")),
+        # Its last probe failed; the next one tells.
+        (state("healthy", failing=1), 0, "t1", (False, "")),
         # What was found before the wait began is not held against it.
         (state("unhealthy"), 0, "t1", (False, "")),
         (state("unhealthy"), 0, "t0", (False, "its health check fails: refused")),
@@ -38,6 +41,7 @@ STOPPED: dict[str, Any] = {"Running": False, "Status": "exited", "ExitCode": 3}
         (state(**STOPPED), 0, None, (False, "it exited with status 3")),
         (state(**STOPPED), 2, None, (False, "it keeps exiting with status 3")),
         (state(**STOPPED | {"Status": "created"}), 0, None, (False, "")),
+        (state("healthy", Paused=True), 0, "t1", (False, "it is paused")),
     ],
 )
 def test_verdict(
@@ -48,3 +52,38 @@ def test_verdict(
     expected: tuple[bool, str],
 ) -> None:
     assert stack_wait.verdict(seen, restarts, known_probe) == expected
+
+
+class Engine:
+    """Stands in for docker's client: a container that ended twice and said the same each time."""
+
+    def __init__(self, started: str) -> None:
+        self.started = started
+        self.asked: list[float | None] = []
+
+    def inspect_container(self, _: str) -> dict[str, Any]:
+        """What the engine says of any container."""
+        return {"State": {"StartedAt": self.started}}
+
+    def logs(self, _: str, tail: int, since: float | None = None) -> bytes:
+        """The log, or what was said since the last start."""
+        assert tail > 1
+        self.asked.append(since)
+        return b"refused\nrefused\n" if since is None else b"refused\n"
+
+
+@pytest.mark.parametrize(
+    ("started", "since", "shown"),
+    [
+        ("2026-11-23T08:00:00.5Z", 1795420800.5, "    refused"),
+        ("2026-11-23T08:00:00.123456789Z", 1795420800.123456789, "    refused"),
+        ("2026-11-23T08:00:00Z", 1795420800.0, "    refused"),
+        ("never", None, "    refused\n    refused"),
+    ],
+)
+def test_last_words_are_those_since_the_last_start(
+    stack_wait: ModuleType, started: str, since: float | None, shown: str
+) -> None:
+    engine = Engine(started)
+    assert stack_wait.last_lines(engine, "s_agentos") == shown
+    assert engine.asked == [since]

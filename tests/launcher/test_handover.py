@@ -50,6 +50,44 @@ def test_shell_gets_arguments_input_and_exit_status(
     assert (result.returncode, result.stderr) == (7, "")
 
 
+TOKEN = commands(("agentos", ["docker", "exec", "hyvve_agentos", "python", "-m", "agentos.token"]))
+
+
+@pytest.mark.parametrize(
+    ("given", "handed_on"),
+    [
+        (["--tenant", "acme", "--sub", "a b"], ["--tenant", "acme", "--sub", "a b"]),
+        (
+            ["--scopes", "a:read", "b:run", "--ttl=15m"],
+            ["--scopes", "a:read", "b:run", "--ttl=15m"],
+        ),
+        (["--", "--tenant", "acme"], ["--tenant", "acme"]),
+        (["--tenant", "acme", "--", "x"], ["--tenant", "acme", "--", "x"]),
+        (["anything", "--unknown"], ["anything", "--unknown"]),
+        ([], []),
+    ],
+)
+def test_token_s_options_go_to_its_program_as_they_are(
+    ready: Checkout, docker: str, given: list[str], handed_on: list[str]
+) -> None:
+    result = ready.run("token", *given, STUB_HANDOVER=TOKEN, PATH=docker)
+    (call,) = ready.calls()
+    assert call["argv"][:2] == ["playbooks/token.yml", "-e"]
+    assert len(call["argv"]) == 3
+    words = ["exec", "hyvve_agentos", "python", "-m", "agentos.token", *handed_on]
+    assert result.stdout.splitlines() == [f"<{word}>" for word in words]
+    assert (result.returncode, result.stderr) == (7, "")
+
+
+def test_token_alone_is_on_standard_output(ready: Checkout, tmp_path: Path) -> None:
+    program = tmp_path / "docker"
+    program.write_text("#!/bin/sh\necho a.b.c\necho a warning >&2\n")
+    program.chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    result = ready.run("token", "--tenant", "acme", STUB_HANDOVER=TOKEN, PATH=path)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "a.b.c\n", "a warning\n")
+
+
 def test_shell_on_a_terminal_gets_a_terminal(ready: Checkout, docker: str) -> None:
     ours, theirs = pty.openpty()
     options = ready.options({"STUB_HANDOVER": SHELL, "PATH": docker})

@@ -50,6 +50,9 @@ def refused(stack: Stack, *options: str, environment: dict[str, str] | None = No
         ("pgadmin_email=nobody", ["PGADMIN_DEFAULT_EMAIL", "e-mail"]),
         ("pgadmin_enabled=maybe", ["pgadmin_enabled", "true or false"]),
         ("redis_memory=lots", ["redis_memory", "512m"]),
+        ("agentos_model_url=ftp://models", ["agentos_model_url", "http or https"]),
+        ("auth_jwks_url=http://localhost:3000/jwks", ["http://host.docker.internal:3000/jwks"]),
+        ("auth_audience=", ["auth_audience", "name or URL"]),
     ],
 )
 def test_settings(stack: Stack, setting: str, words: list[str]) -> None:
@@ -83,6 +86,8 @@ def test_disabled_pgadmin_that_is_named(stack: Stack) -> None:
         ("REDIS_PASSWORD", "", "empty"),
         ("BETTER_AUTH_SECRET", "short", "needs 32 or more"),
         ("PGADMIN_DEFAULT_PASSWORD", "two\nlines", "control character"),
+        ("AGENTOS_DB_PASSWORD", "", "empty"),
+        ("OPENAI_API_KEY", "two\nlines", "control character"),
     ],
 )
 def test_secrets(stack: Stack, variable: str, value: str, word: str) -> None:
@@ -180,3 +185,19 @@ def test_a_state_folder_that_cannot_be_used(stack: Stack, tmp_path: Path) -> Non
     blocked.write_text("")
     line = refused(stack, "-e", f"state_dir={blocked}/state")
     assert "state_dir" in line
+
+
+def test_a_setting_that_agentos_itself_refuses(stack: Stack) -> None:
+    """What the playbooks do not check: AgentOS says it, and the wait repeats that, once."""
+    options = ["--tags", "agentos", "-e", json.dumps({"allowed_hosts": ["no host"]})]
+    try:
+        result = stack.play("dev", *options)
+        assert result.returncode != 0
+        assert "molecule_agentos does not serve: it keeps exiting with status 78" in result.stderr
+        assert result.stderr.count("AGENTOS_ALLOWED_HOSTS has 'no host'; expected") == 1
+        assert "./dev up" in result.stderr
+        assert "Traceback" not in result.stdout + result.stderr
+    finally:
+        assert stack.play("down").returncode == 0
+        for volume in stack.volumes():
+            stack.client.remove_volume(volume)

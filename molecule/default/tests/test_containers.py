@@ -108,6 +108,29 @@ def test_no_secret_in_inspect_processes_or_logs(stack: Stack) -> None:
             assert value not in seen, f"{secret} shows in {name}"
 
 
+def test_agentos_is_not_given_the_database_owner_s_password(stack: Stack) -> None:
+    """Its migration is, in a container of its own that is gone by now."""
+    data = stack.inspect("agentos")
+    mounts = {m["Source"]: m["Destination"] for m in data["Mounts"] if m["Type"] == "bind"}
+    folder = f"{stack.state}/agentos/"
+    assert set(mounts.values()) == {
+        "/run/secrets/database_url",
+        "/run/secrets/redis_url",
+        "/run/secrets/better_auth_secret",
+    }
+    assert all(source.startswith(folder) for source in mounts)
+    assert not any("MIGRATION" in line or "API_KEY" in line for line in data["Config"]["Env"])
+    inside = stack.exec("agentos", "sh", "-c", "cat /run/secrets/* /proc/1/environ")
+    secrets = stack.secrets()
+    for name in ("agentos_db_password", "better_auth_secret", "redis_password"):
+        assert secrets[name] in inside, name
+    for name in ("postgres_password", "pgadmin_password"):
+        assert secrets[name] not in inside, name
+    login = "import os, psycopg; url = open(os.environ['DATABASE_URL_FILE']).read().strip(); "
+    login += "print(psycopg.connect(url).execute('SELECT current_user').fetchone()[0])"
+    assert stack.exec("agentos", "python", "-c", login).strip() == "agentos"
+
+
 def test_secrets_are_in_files_only_their_owner_can_reach(stack: Stack) -> None:
     assert stack.state.stat().st_mode & 0o777 == 0o700
     for folder in stack.state.iterdir():

@@ -76,6 +76,64 @@ def test_agentos(stack: Stack) -> None:
     assert ready.status_code == 200, ready.text
 
 
+def test_agentos_takes_a_token_and_nothing_else(stack: Stack) -> None:
+    url = f"{stack.env()['AGENTOS_URL']}/workflows"
+    with stack.agentos() as client:
+        answer = client.get("/workflows")
+    assert answer.status_code == 200, answer.text
+    assert "stack-check" in [workflow["id"] for workflow in answer.json()]
+    assert httpx.get(url).status_code == 401
+    for token in ("x", stack.env()["BETTER_AUTH_SECRET"], stack.token()[:-4] + "AAAA"):
+        assert httpx.get(url, headers={"Authorization": f"Bearer {token}"}).status_code == 401
+
+
+def test_agentos_refuses_what_a_token_s_scopes_leave_out(stack: Stack) -> None:
+    headers = {"Authorization": f"Bearer {stack.token('--scopes', 'sessions:read')}"}
+    answer = httpx.get(f"{stack.env()['AGENTOS_URL']}/workflows", headers=headers)
+    assert answer.status_code == 403, answer.text
+
+
+def test_a_workflow_runs_and_its_session_is_its_tenant_s_alone(stack: Stack) -> None:
+    form = {"message": "molecule", "stream": "false", "session_id": "of-acme"}
+    with stack.agentos(tenant="acme") as acme, stack.agentos(tenant="other") as other:
+        answer = acme.post("/workflows/stack-check/runs", data=form)
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["status"] == "COMPLETED"
+        assert "logged in as agentos" in answer.json()["content"]
+
+        def sessions(client: httpx.Client) -> list[str]:
+            found = client.get("/sessions", params={"type": "workflow"})
+            assert found.status_code == 200, found.text
+            return [session["session_id"] for session in found.json()["data"]]
+
+        assert "of-acme" in sessions(acme)
+        assert sessions(other) == []
+        one = other.get("/sessions/of-acme", params={"type": "workflow"})
+        assert one.status_code == 404
+
+
+def test_agentos_s_role_may_little(stack: Stack) -> None:
+    attributes = stack.sql(
+        "SELECT rolsuper, rolcreatedb, rolcreaterole, rolbypassrls, rolreplication"
+        " FROM pg_roles WHERE rolname = 'agentos'"
+    )
+    assert attributes == "f|f|f|f|f"
+    rights = stack.sql(
+        "SELECT has_database_privilege('agentos', 'hyvve', 'CREATE'),"
+        " has_schema_privilege('agentos', 'agentos', 'CREATE'),"
+        " has_schema_privilege('agentos', 'public', 'CREATE')"
+    )
+    assert rights == "f|f|f"
+    owned = "SELECT count(*) FROM pg_class WHERE relowner = 'agentos'::regrole"
+    assert stack.sql(owned) == "0"
+    unguarded = (
+        "SELECT count(*) FROM pg_class JOIN pg_attribute ON attrelid = pg_class.oid"
+        " WHERE relnamespace = 'agentos'::regnamespace AND relkind = 'r'"
+        " AND attname = 'tenant_id' AND NOT (relrowsecurity AND relforcerowsecurity)"
+    )
+    assert stack.sql(unguarded) == "0"
+
+
 @pytest.mark.parametrize("origin", ["http://localhost:3000", "http://localhost:3001"])
 def test_agentos_lets_the_platforms_front_and_back_end_in(stack: Stack, origin: str) -> None:
     headers = {"Origin": origin, "Access-Control-Request-Method": "GET"}

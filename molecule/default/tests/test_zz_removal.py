@@ -49,13 +49,47 @@ def test_a_second_run_touches_nothing(stack: Stack) -> None:
 
 
 def test_no_secret_in_ansibles_output_at_any_verbosity(stack: Stack) -> None:
-    given = {"REDIS_PASSWORD": "a given password, with spaces"}
+    given = {
+        "REDIS_PASSWORD": "a given password, with spaces",
+        "AGENTOS_DB_PASSWORD": "p@ss: /wörd'\"\\%",
+        "OPENAI_API_KEY": "sk-of-a-test-1",
+        "ANTHROPIC_API_KEY": "sk-ant-of-a-test-2",
+    }
     output = stack.converge("-vvvv", "--diff", environment=given)
-    output += stack.converge("-vvvv", "--diff", "--tags", "redis")
+    # Again, and with the migration, which holds two of them.
+    stack.client.stop("molecule_agentos", timeout=20)
+    output += stack.converge("-vvvv", "--diff", "--tags", "agentos")
     assert "changed=" in output
+    assert "agentos.migrate" in output
     for name, value in stack.secrets().items():
         assert value not in output, name
-    assert stack.secrets()["redis_password"] == given["REDIS_PASSWORD"]
+    for variable, value in given.items():
+        assert stack.secrets()[variable.lower()] == value
+
+
+def test_a_key_that_was_given_is_kept_and_removed_when_it_is_empty(stack: Stack) -> None:
+    """After the test above, which gives them."""
+    keys = ("openai_api_key", "anthropic_api_key")
+    listed = stack.exec("agentos", "ls", "/run/secrets").split()
+    data = json.dumps(stack.inspect("agentos"))
+    top = json.dumps(stack.client.top("molecule_agentos", "-eo pid,args"))
+    for name in keys:
+        assert name in listed
+        assert f"{name.upper()}_FILE=/run/secrets/{name}" in data
+        assert stack.secrets()[name] not in data + top
+    before = stack.started()
+    assert "changed=0" in stack.converge()
+    assert stack.started() == before
+    stack.converge(environment={"OPENAI_API_KEY": "", "ANTHROPIC_API_KEY": ""})
+    listed = stack.exec("agentos", "ls", "/run/secrets").split()
+    for name in keys:
+        assert name not in listed
+        assert name not in stack.secrets()
+        assert not (stack.state / "agentos" / name).exists()
+        assert name.upper() not in json.dumps(stack.inspect("agentos"))
+    assert {s: t for s, t in stack.started().items() if s != "agentos"} == {
+        s: t for s, t in before.items() if s != "agentos"
+    }
 
 
 def test_a_run_that_would_lock_the_owner_out_is_refused(stack: Stack, tmp_path: Path) -> None:

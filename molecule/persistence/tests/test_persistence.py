@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import psycopg
 import redis
@@ -23,9 +24,13 @@ def write(stack: Stack) -> None:
             pipe.set(f"kept:{n}", n)
         pipe.xadd("kept:stream", {"event": "created"})
         pipe.execute()
+    form = {"message": "kept", "stream": "false", "session_id": "kept"}
+    with stack.agentos() as client:
+        run = client.post("/workflows/stack-check/runs", data=form)
+    assert (run.status_code, run.json()["status"]) == (200, "COMPLETED"), run.text
 
 
-def content(stack: Stack) -> tuple[object, ...]:
+def content(stack: Stack) -> tuple[Any, ...]:
     with psycopg.connect(stack.env()["DATABASE_URL"]) as connection:
         rows = connection.execute(
             "SELECT count(*), md5(string_agg(text, ',' ORDER BY id)) FROM kept"
@@ -33,14 +38,19 @@ def content(stack: Stack) -> tuple[object, ...]:
     with redis.Redis.from_url(stack.env()["REDIS_URL"], decode_responses=True) as client:
         keys = sum(int(client.get(f"kept:{n}") or 0) for n in range(1000))
         stream = [event for _, event in client.xrange("kept:stream")]
+    with stack.agentos() as client:
+        found = client.get("/sessions/kept/runs", params={"type": "workflow"})
+    assert found.status_code == 200, found.text
+    runs = [(run["run_id"], run["status"], run["content"]) for run in found.json()]
     assert rows is not None
-    return (*rows, keys, stream)
+    return (*rows, keys, stream, runs)
 
 
 def test_containers_removed_by_hand(stack: Stack) -> None:
     write(stack)
     before = content(stack)
     assert before[0] == ROWS
+    assert len(before[-1]) == 1
     for service in stack.services():
         # Redis writes its file once a second; a stop is how a user would end it.
         stack.client.stop(f"molecule_{service}", timeout=60)
@@ -81,4 +91,6 @@ def test_reset_removes_it(stack: Stack) -> None:
     with psycopg.connect(stack.env()["DATABASE_URL"]) as connection:
         assert connection.execute("SELECT to_regclass('kept')").fetchone() == (None,)
     with redis.Redis.from_url(stack.env()["REDIS_URL"]) as client:
-        assert client.dbsize() == 0
+        assert client.keys("kept:*") == []
+    with stack.agentos() as agentos:
+        assert agentos.get("/sessions", params={"type": "workflow"}).json()["data"] == []
