@@ -114,7 +114,6 @@ def servers() -> Iterator[dict[str, str]]:
             "DATABASE_URL": postgresql.role_url(),
             "REDIS_URL": redis.url(),
             "BETTER_AUTH_SECRET": AUTH_SECRET,
-            "AGENTOS_LOG_LEVEL": "warning",
         }
     finally:
         redis.stop()

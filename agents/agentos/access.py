@@ -4,26 +4,21 @@ Agno's own middleware and its WebSocket route check the scopes; both ask a valid
 token. The validator here knows tenants, and what Agno's does not check (see `tokens`).
 """
 
-import json
-import re
-import time
 from collections.abc import Iterable
-from contextvars import ContextVar
 from typing import Any
 
 from agno.os.middleware.jwt import JWTMiddleware, JWTValidator
 from agno.os.service_accounts import TOKEN_PREFIX
-from fastapi import FastAPI, HTTPException, Request
+from fastapi import FastAPI, Request
 from jwt import InvalidTokenError
 from starlette.middleware.base import RequestResponseEndpoint
-from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse, Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from agentos import context
 from agentos.errors import error_response, status_code_name
 from agentos.tenancy import isolate_runs
-from agentos.tokens import LEEWAY_S, Tokens
+from agentos.tokens import Tokens
 
 # The routes that Agno's own table of scopes has not; it lets those pass with any token. What they
 # do is what a run does: go on with it, or begin a session for one.
@@ -32,14 +27,6 @@ SCOPES = {
     for component in ("agents", "teams", "workflows")
     for action in ("runs/*/resume", "sessions/*/fork", "sessions/*/compact")
 }
-# A form's fields become arguments of the run. These are Agno's to give, not a client's: with the
-# id of another user's run, its row would be overwritten.
-RESERVED_FIELDS = frozenset(
-    {"auth_token", "background_tasks", "enable_websocket", "input", "run_id", "websocket"}
-)
-_RUN = re.compile(r"/(?:agents|teams|workflows)/[^/]+/runs(?:/[^/]+/continue)?")
-# WebSocket close codes (RFC 6455).
-_GOING_AWAY, _POLICY = 1001, 1008
 
 
 def require_tokens(app: FastAPI, tokens: Tokens) -> None:
@@ -60,96 +47,7 @@ def require_tokens(app: FastAPI, tokens: Tokens) -> None:
     app.state.service_account_verifier = None
 
 
-async def refuse_reserved_fields(connection: HTTPConnection) -> None:
-    """Refuse a run's fields that are not for clients: a dependency of Agno's routes.
-
-    Args:
-        connection: the request.
-
-    Raises:
-        HTTPException: it has such a field.
-    """
-    if not isinstance(connection, Request) or connection.method != "POST":
-        return
-    if not _RUN.fullmatch(connection.scope["path"]):
-        return
-    # Starlette keeps what it has parsed.
-    for name in sorted(RESERVED_FIELDS & (await connection.form()).keys()):
-        raise HTTPException(422, f"{name} is not a field of a run")
-
-
-class WebSocketKeys:
-    """Looks after the tokens of WebSocket connections, where Agno's route does not.
-
-    It fetches the key of a token before that is verified, since the route cannot wait; refuses what
-    is no JWT; and ends a connection whose token has expired.
-    """
-
-    def __init__(self, app: ASGIApp, tokens: Tokens) -> None:
-        """Stand before `app`."""
-        self._app = app
-        self._tokens = tokens
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a WebSocket connection; pass everything else on."""
-        if scope["type"] != "websocket":
-            await self._app(scope, receive, send)
-            return
-        connection = _Connection()
-        _connection.set(connection)
-
-        async def checked_receive() -> Message:
-            while True:
-                message = await receive()
-                if message["type"] == "websocket.disconnect":
-                    # Of other codes, the usual ones among them, Agno logs a traceback.
-                    return {"type": "websocket.disconnect", "code": _GOING_AWAY}
-                if message["type"] != "websocket.receive":
-                    return message
-                if connection.has_expired():
-                    await send(_auth_error("Token has expired", "expired"))
-                    await send({"type": "websocket.close", "code": _POLICY})
-                    return {"type": "websocket.disconnect", "code": _GOING_AWAY}
-                request = _read(message)
-                if request is None or request.get("action") != "authenticate":
-                    return message
-                token = request.get("token")
-                if isinstance(token, str) and _is_jwt(token):
-                    await self._tokens.prepare(token)
-                    return message
-                await send(_auth_error("A token is needed", "invalid_token"))
-
-        await self._app(scope, checked_receive, send)
-
-
-class _Connection:
-    """A WebSocket connection."""
-
-    expires: float | None = None
-    """When its token expires, once there is one."""
-
-    def has_expired(self) -> bool:
-        return self.expires is not None and time.time() > self.expires + LEEWAY_S
-
-
-_connection: ContextVar[_Connection | None] = ContextVar("agentos_connection", default=None)
-
-
-def _read(message: Message) -> dict[str, Any] | None:
-    """Read a message; None is for whoever comes next to answer."""
-    try:
-        request = json.loads(message.get("text") or "")
-    except (ValueError, RecursionError):
-        return None
-    return request if isinstance(request, dict) else None
-
-
-def _auth_error(reason: str, kind: str) -> Message:
-    event = {"event": "auth_error", "error": reason, "error_type": kind}
-    return {"type": "websocket.send", "text": json.dumps(event)}
-
-
-def _is_jwt(token: str) -> bool:
+def is_jwt(token: str) -> bool:
     """Tell a JWT from Agno's tokens of other kinds, which know no tenant."""
     return token.count(".") == 2 and not token.startswith(TOKEN_PREFIX)
 
@@ -174,9 +72,7 @@ class _Validator(JWTValidator):
             # A run that goes on would store the rest of it for the other tenant.
             raise InvalidTokenError("This connection belongs to another user")
         current.tenant, current.subject = identity
-        connection = _connection.get()
-        if connection is not None:
-            connection.expires = float(claims["exp"])
+        current.expires = int(claims["exp"])
         return claims
 
     def extract_claims(self, payload: dict[str, Any]) -> dict[str, Any]:
@@ -211,7 +107,7 @@ class _Middleware(JWTMiddleware):
         credentials = request.headers.getlist("authorization")
         scheme, _, token = credentials[0].partition(" ") if credentials else ("", "", "")
         # One, or a proxy in between might have looked at the other.
-        if len(credentials) != 1 or scheme.lower() != "bearer" or not _is_jwt(token):
+        if len(credentials) != 1 or scheme.lower() != "bearer" or not is_jwt(token):
             return self._create_error_response(
                 401, "A token is needed: Authorization: Bearer TOKEN. ./dev token makes one."
             )

@@ -18,7 +18,6 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from agentos import __version__
-from agentos.access import WebSocketKeys
 from agentos.errors import RETRY_AFTER_S, Error, ErrorBody, error_response, install_error_handlers
 from agentos.guards import guard
 from agentos.honesty import Honesty
@@ -28,8 +27,9 @@ from agentos.openapi import describe
 from agentos.probes import Check, Readiness, ping_redis, query_postgresql
 from agentos.runtime import create_runtime
 from agentos.settings import Settings, load_settings
-from agentos.tokens import Tokens
-from agentos.workflows.ending import end_runs
+from agentos.shutdown import end_runs
+from agentos.tokens import TokenRefusedError, Tokens
+from agentos.websocket import WebSockets
 
 DESCRIPTION = "The HYVVE platform's agent service."
 METRICS_SCOPES = frozenset({"metrics:read", "agent_os:admin"})
@@ -136,33 +136,37 @@ def create_api(settings: Settings, metrics: Metrics) -> FastAPI:
         "/metrics",
         tags=["Service"],
         response_class=PlainTextResponse,
-        responses={401: {"model": ErrorBody}},
+        responses={401: {"model": ErrorBody}, 403: {"model": ErrorBody}},
     )
     async def get_metrics(request: Request) -> Response:
         """Give metrics in Prometheus's format, to loopback or to a token with metrics:read."""
-        if not await _may_see_metrics(request, tokens):
-            message = "From another machine this needs a token with the scope metrics:read."
-            return error_response(401, "unauthorized", message, {"WWW-Authenticate": "Bearer"})
+        refusal = await _refuse_metrics(request, tokens)
+        if refusal is not None:
+            return refusal
         return metrics.response()
 
     # Not a mount: that would take every path, and POST /health would be Agno's to refuse.
-    api.router.default = WebSocketKeys(Honesty(runtime, readiness), tokens)
+    api.router.default = WebSockets(Honesty(runtime, readiness), tokens, readiness)
     describe(api, runtime)
     return api
 
 
-async def _may_see_metrics(request: Request, tokens: Tokens) -> bool:
+async def _refuse_metrics(request: Request, tokens: Tokens) -> Response | None:
+    """Give the answer to a request for metrics that is refused, or None."""
     if request.client is not None and request.client.host in _LOOPBACK:
-        return True
+        return None
+    message = "From another machine this needs a token with the scope metrics:read."
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer":
-        return False
-    await tokens.prepare(token)
     try:
+        if scheme.lower() != "bearer":
+            raise TokenRefusedError(message)
+        await tokens.prepare(token)
         claims = tokens.verify(token)
     except InvalidTokenError:
-        return False
-    return not METRICS_SCOPES.isdisjoint(claims["scopes"])
+        return error_response(401, "unauthorized", message, {"WWW-Authenticate": "Bearer"})
+    if METRICS_SCOPES.isdisjoint(claims["scopes"]):
+        return error_response(403, "forbidden", message)
+    return None
 
 
 def create_app() -> ASGIApp:

@@ -1,9 +1,10 @@
-"""What belongs to the request, or the WebSocket connection, that is being served.
+"""What belongs to the request, or the message on a WebSocket, that is being served.
 
 It is one object that the tasks of a request share, so that what the innermost finds out (the
 tenant, that nothing could be stored) is known to the outermost, which writes the log and the answer.
 """
 
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from uuid import uuid4
@@ -11,7 +12,7 @@ from uuid import uuid4
 from agentos.errors import Failure
 
 
-@dataclass
+@dataclass(eq=False)
 class Context:
     """The request being served."""
 
@@ -20,8 +21,22 @@ class Context:
     """The tenant of the verified token: what row level security lets through."""
     subject: str | None = None
     """The user of the verified token, within the tenant."""
-    failure: Failure | None = None
-    """What went wrong with the storage; it makes the answer an error, whatever it would be."""
+    expires: int | None = None
+    """When the verified token expires, in seconds since 1970."""
+    on_failure: "Callable[[Context], None] | None" = None
+    """Called when a failure is noted, if someone waits for one."""
+    _failure: Failure | None = field(default=None, init=False)
+
+    @property
+    def failure(self) -> Failure | None:
+        """What went wrong with the storage; it makes the answer an error, whatever it would be."""
+        return self._failure
+
+    @failure.setter
+    def failure(self, failure: Failure | None) -> None:
+        self._failure = failure
+        if failure is not None and self.on_failure is not None:
+            self.on_failure(self)
 
 
 _current: ContextVar[Context | None] = ContextVar("agentos_context", default=None)

@@ -1,4 +1,4 @@
-"""What stands before the application: the check of the Host header, then CORS."""
+"""What stands before the application: the check of the Host header, then of origins."""
 
 import re
 
@@ -38,7 +38,8 @@ def guard(app: ASGIApp, settings: Settings) -> ASGIApp:
         expose_headers=["X-Request-ID", "Retry-After"],
         allow_private_network=True,
     )
-    return HostCheck(with_cors, OWN_HOSTS | set(settings.agentos_allowed_hosts))
+    with_origins = OriginCheck(with_cors, frozenset(settings.agentos_cors_origins))
+    return HostCheck(with_origins, OWN_HOSTS | set(settings.agentos_allowed_hosts))
 
 
 class HostCheck:
@@ -64,6 +65,36 @@ class HostCheck:
                     "host_not_allowed",
                     "The Host header is not one this service answers to;"
                     " AGENTOS_ALLOWED_HOSTS can add it.",
+                )
+                await refusal(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+class OriginCheck:
+    """Refuse WebSockets of other sites' pages, with 403.
+
+    Browsers let any page open one anywhere, and CORS is for HTTP alone. What is no browser sends no
+    Origin header.
+    """
+
+    def __init__(self, app: ASGIApp, allowed: frozenset[str]) -> None:
+        """Stand before `app`; let pages of `allowed` origins and the service's own through."""
+        self._app = app
+        self._allowed = allowed
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the connection on, or answer 403."""
+        if scope["type"] == "websocket":
+            headers = Headers(scope=scope)
+            host = headers.get("host", "").lower()
+            allowed = self._allowed | {f"http://{host}", f"https://{host}"}
+            if any(origin.lower() not in allowed for origin in headers.getlist("origin")):
+                refusal = error_response(
+                    403,
+                    "origin_not_allowed",
+                    "The Origin header is not one this service answers to;"
+                    " AGENTOS_CORS_ORIGINS can add it.",
                 )
                 await refusal(scope, receive, send)
                 return

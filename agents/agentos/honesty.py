@@ -5,11 +5,9 @@ needs serve; if not, the answer is 503. During the request `storage` notes in th
 wrong; then the answer becomes that error, however Agno would have put it.
 """
 
-import asyncio
 import json
 import re
-from collections import deque
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 from redis import RedisError
@@ -26,15 +24,6 @@ STATELESS = frozenset({"/agents", "/config", "/info", "/teams", "/workflows"})
 _RUN = re.compile(r"/(?:agents|teams|workflows)/[^/]+/runs(?:/.*)?")
 # The last events of a stream: they say that a run has ended well, and are held back until it has.
 _FINAL = re.compile(rb"^event: (?:Run|TeamRun|Workflow)Completed\r?$", re.MULTILINE)
-# The run that a message over a WebSocket is about; the events of agents within have others too.
-# The messages over a WebSocket that store nothing, and those that end a run.
-_INSTANT = frozenset({"authenticate", "ping"})
-_ENDED = re.compile(r'"event": ?"(?:Workflow(?:Completed|Error|Cancelled|Paused)|error)"')
-_RUN_ID = re.compile(r'"run_id": ?("[^"\\]*")')
-
-# How soon it is told that the storage failed of a run that Agno says no more of.
-WATCH_S = 0.25
-
 REDIS_AWAY = Failure(503, "storage_unavailable", "Redis does not serve now. Try again.")
 
 
@@ -47,21 +36,15 @@ class Honesty:
         self._readiness = readiness
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a request or a WebSocket connection."""
+        """Serve a request; WebSockets have their own guard (see `websocket`)."""
         if scope["type"] == "http":
             await self._serve_http(scope, receive, send)
-        elif scope["type"] == "websocket":
-            socket = _Socket(self._readiness, receive, send)
-            try:
-                await self._app(scope, socket.receive, socket.send)
-            finally:
-                socket.close()
         else:
             await self._app(scope, receive, send)
 
     async def _serve_http(self, scope: Scope, receive: Receive, send: Send) -> None:
         needs = _needs(scope["method"], scope["path"])
-        failure = await _unavailable(self._readiness, needs) if needs else None
+        failure = await unavailable(self._readiness, needs) if needs else None
         if failure is not None:
             await failure.response()(scope, receive, send)
             return
@@ -82,8 +65,9 @@ def _needs(method: str, path: str) -> tuple[str, ...]:
     return ("postgresql",)
 
 
-async def _unavailable(readiness: Readiness, needs: Iterable[str]) -> Failure | None:
-    checks = await readiness.recent()
+async def unavailable(readiness: Readiness, needs: Sequence[str]) -> Failure | None:
+    """Say what is wrong with the servers that are needed, if something is."""
+    checks = await readiness.recent(needs)
     reasons = [f"{name}: {checks[name].reason}" for name in needs if not checks[name].ok]
     if not reasons:
         return None
@@ -96,7 +80,7 @@ class _Answer:
 
     A plain answer is held back whole; one that tells of an error is held back until the
     application has returned, since it may turn out which error it was. A stream begins with its
-    first event; of its events only those that confirm are held back, to its end.
+    first event; of its events only those that confirm are held back, to its end or the next event.
     """
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -125,8 +109,13 @@ class _Answer:
         last = not message.get("more_body", False)
         if last and self._status >= 500:
             return
-        if last or (self._streams and not _FINAL.search(message.get("body", b""))):
+        body = message.get("body", b"")
+        if last or (self._streams and not _FINAL.search(body) and not self._is_silence(body)):
             await self._release()
+
+    def _is_silence(self, body: bytes) -> bool:
+        """Say whether a comment, which keeps a stream alive, follows a confirmation held back."""
+        return body.startswith(b":") and self._started and bool(self._held[:-1])
 
     async def finish(self, failure: Failure | None = None) -> None:
         """Send what is held back, or a failure, once the application has returned."""
@@ -151,7 +140,7 @@ class _Answer:
         if not self._started:
             await failure.response()(self._scope, self._receive, self._send)
             return
-        event = f"event: error\ndata: {json.dumps(_event(failure))}\n\n".encode()
+        event = f"event: error\ndata: {json.dumps(event_of(failure))}\n\n".encode()
         await self._send({"type": "http.response.body", "body": event, "more_body": False})
 
 
@@ -160,100 +149,8 @@ def _noted() -> Failure | None:
     return current.failure if current is not None else None
 
 
-class _Socket:
-    """A WebSocket connection, each message of which is a request of its own."""
-
-    def __init__(self, readiness: Readiness, receive: Receive, send: Send) -> None:
-        self._readiness, self._receive, self._send = readiness, receive, send
-        # For each message whose run goes on, by the id of its context, what watches over it.
-        self._watches: dict[int, asyncio.Task[None]] = {}
-        # The contexts whose failure was told, of the last messages.
-        self._told: deque[context.Context] = deque(maxlen=32)
-
-    async def receive(self) -> Message:
-        """Give the next message that can be served, and answer those that cannot."""
-        while True:
-            message = await self._receive()
-            if message["type"] != "websocket.receive":
-                self.close()
-                return message
-            action, failure = await self._look(message)
-            if failure is None:
-                self._begin(runs=action not in _INSTANT)
-                return message
-            await self._tell(failure)
-
-    def close(self) -> None:
-        """Watch over nothing any longer."""
-        for watch in self._watches.values():
-            watch.cancel()
-        self._watches.clear()
-
-    async def _look(self, message: Message) -> tuple[str, Failure | None]:
-        try:
-            request = json.loads(message.get("text") or "")
-        except (ValueError, RecursionError):
-            request = None
-        if not isinstance(request, dict) or not isinstance(request.get("action"), str):
-            refusal = 'A message is a JSON object with an "action".'
-            return "", Failure(400, "invalid_request", refusal)
-        action = request["action"]
-        if action in _INSTANT:
-            return action, None
-        return action, await _unavailable(self._readiness, ("postgresql", "redis"))
-
-    def _begin(self, *, runs: bool) -> None:
-        """Give a message a context of its own: what fails in its run is not the next one's."""
-        before = context.current()
-        if before is None:
-            return
-        current = context.begin(before.request_id)
-        current.tenant, current.subject = before.tenant, before.subject
-        if runs:
-            self._watches[id(current)] = asyncio.create_task(self._watch(current))
-
-    async def _watch(self, current: context.Context) -> None:
-        """Tell that the storage failed, even if Agno has no more to say of the run."""
-        while current.failure is None:
-            await asyncio.sleep(WATCH_S)
-        await self._tell_once(current, current.failure)
-
-    def _unwatch(self, current: context.Context) -> None:
-        watch = self._watches.pop(id(current), None)
-        if watch is not None and watch is not asyncio.current_task():
-            watch.cancel()
-
-    async def send(self, message: Message) -> None:
-        """Send a message, or in its place, once for each run, that the storage failed."""
-        current = context.current()
-        if message["type"] != "websocket.send" or current is None:
-            await self._send(message)
-            return
-        text = message.get("text") or ""
-        if current.failure is not None:
-            run = _RUN_ID.search(text)
-            await self._tell_once(current, current.failure, json.loads(run[1]) if run else None)
-            return
-        if _ENDED.search(text):
-            self._unwatch(current)
-        await self._send(message)
-
-    async def _tell_once(
-        self, current: context.Context, failure: Failure, run_id: str | None = None
-    ) -> None:
-        self._unwatch(current)
-        if not any(told is current for told in self._told):
-            self._told.append(current)
-            await self._tell(failure, run_id)
-
-    async def _tell(self, failure: Failure, run_id: str | None = None) -> None:
-        event = _event(failure)
-        if run_id is not None:
-            event["run_id"] = run_id
-        await self._send({"type": "websocket.send", "text": json.dumps(event)})
-
-
-def _event(failure: Failure) -> dict[str, Any]:
+def event_of(failure: Failure) -> dict[str, Any]:
+    """Make an event of a failure, for a stream or a WebSocket."""
     event: dict[str, Any] = {
         "event": "error",
         "error": {"code": failure.code, "message": failure.message},

@@ -34,6 +34,29 @@ class RequestFields(logging.Filter):
         return True
 
 
+class AgnoLevel(logging.Filter):
+    """Drops what Agno logs below a level.
+
+    The level of its loggers is no bound: each run sets that anew, and what it then logs are prompts.
+    """
+
+    def __init__(self, level: int) -> None:
+        """Take the level."""
+        super().__init__()
+        self._level = level
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Say whether to keep a record.
+
+        Args:
+            record: of any logger.
+
+        Returns:
+            Whether it is not Agno's, or its level is high enough.
+        """
+        return record.levelno >= self._level or record.name.partition(".")[0] not in _AGNO
+
+
 def log_config(level: str, form: str) -> dict[str, Any]:
     """Give the logging configuration, for `logging.config.dictConfig`.
 
@@ -44,6 +67,8 @@ def log_config(level: str, form: str) -> dict[str, Any]:
     Returns:
         The configuration. uvicorn hands it to its reloader's child too.
     """
+    # Below that, Agno writes what users have said.
+    agno = level.upper() if level in ("debug", "error", "critical") else "WARNING"
     return {
         "version": 1,
         "disable_existing_loggers": False,
@@ -57,19 +82,25 @@ def log_config(level: str, form: str) -> dict[str, Any]:
             # Without the logger's name: uvicorn's is "uvicorn.error", whatever it has to say.
             "text": {"format": "%(asctime)s %(levelname)s %(message)s"},
         },
-        "filters": {"request_fields": {"()": "agentos.logs.RequestFields"}},
+        "filters": {
+            "request_fields": {"()": "agentos.logs.RequestFields"},
+            "agno_level": {
+                "()": "agentos.logs.AgnoLevel",
+                "level": logging.getLevelNamesMapping()[agno],
+            },
+        },
         "handlers": {
             "stdout": {
                 "class": "logging.StreamHandler",
                 "stream": "ext://sys.stdout",
                 "formatter": form,
-                "filters": ["request_fields"],
+                "filters": ["agno_level", "request_fields"],
             },
         },
         "root": {"level": level.upper(), "handlers": ["stdout"]},
         "loggers": {
             # Set up here, before Agno is imported, so that it makes no handlers of its own.
-            **{name: {"level": "DEBUG" if level == "debug" else "WARNING"} for name in _AGNO},
+            **{name: {"level": agno} for name in _AGNO},
             # Each request to a model or a JWKS would be a line.
             "httpx": {"level": "WARNING"},
             "httpx2": {"level": "WARNING"},

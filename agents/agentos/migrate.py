@@ -27,7 +27,7 @@ from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
-from agentos.schema import REVISION, ROLE, SCHEMA
+from agentos.schema import REVISION, ROLE, SCHEMA, TENANT_SETTING
 from agentos.settings import SettingsError, normalise_database_url, read_file_variable
 
 # A server that is away is told soon; the caller decides whether to try again.
@@ -46,11 +46,17 @@ ATTRIBUTES: tuple[tuple[str, bool | int, str], ...] = (
     ("rolinherit", False, "NOINHERIT"),
     ("rolreplication", False, "NOREPLICATION"),
     ("rolbypassrls", False, "NOBYPASSRLS"),
-    ("rolconnlimit", -1, "CONNECTION LIMIT -1"),
+    # Room for the service's pool and its checks, and no more: the server's are the platform's too.
+    ("rolconnlimit", 30, "CONNECTION LIMIT 30"),
     ("coalesce(rolvaliduntil, 'infinity') = 'infinity'", True, "VALID UNTIL 'infinity'"),
 )
 # So that no statement and no forgotten transaction of the service holds locks for long.
 ROLE_SETTINGS = {"statement_timeout": "30s", "idle_in_transaction_session_timeout": "60s"}
+
+# Which rows of a table are the transaction's tenant's; and the one policy that says so, as
+# PostgreSQL writes it down: for all commands (*), permissive, for all roles (0).
+OWN = f"tenant_id = NULLIF(current_setting('{TENANT_SETTING}'::text, true), ''::text)"
+POLICY = f'(tenant,*,t,{{0}},"({OWN})","({OWN})")'
 
 # A table with row level security holds tenants' rows; the others say which versions are there.
 RIGHTS_GUARDED = ["SELECT", "INSERT", "UPDATE", "DELETE"]
@@ -355,7 +361,11 @@ def _restore_guards(connection: Connection) -> list[str]:
     tables = connection.execute(
         text(
             "SELECT CAST(pg_class.oid AS regclass)::text, pg_get_userbyid(relowner),"
-            " attname IS NULL OR (relrowsecurity AND relforcerowsecurity)"
+            " attname IS NULL OR (relrowsecurity AND relforcerowsecurity),"
+            " attname IS NULL, ARRAY(SELECT ROW(polname, polcmd, polpermissive, polroles,"
+            "  pg_get_expr(polqual, polrelid), pg_get_expr(polwithcheck, polrelid))::text"
+            "  FROM pg_policy WHERE polrelid = pg_class.oid),"
+            " ARRAY(SELECT quote_ident(polname) FROM pg_policy WHERE polrelid = pg_class.oid)"
             " FROM pg_class LEFT JOIN pg_attribute ON attrelid = pg_class.oid"
             " AND attname = 'tenant_id' AND NOT attisdropped"
             " WHERE relnamespace = CAST(:schema AS regnamespace) AND relkind IN ('r', 'p')"
@@ -363,7 +373,7 @@ def _restore_guards(connection: Connection) -> list[str]:
         ),
         {"schema": SCHEMA},
     ).all()
-    for table, owner, guarded in tables:
+    for table, owner, guarded, shared, policies, names in tables:
         if owner == ROLE:
             connection.execute(text(f"ALTER TABLE {table} OWNER TO CURRENT_USER"))
             changes.append(f"The table {table} was taken from the role {ROLE}.")
@@ -371,6 +381,14 @@ def _restore_guards(connection: Connection) -> list[str]:
             for verb in ("ENABLE", "FORCE"):
                 connection.execute(text(f"ALTER TABLE {table} {verb} ROW LEVEL SECURITY"))
             changes.append(f"Row level security was put back on {table}.")
+        # One policy more would let more rows through.
+        if not shared and policies != [POLICY]:
+            for name in names:
+                connection.execute(text(f"DROP POLICY {name} ON {table}"))
+            connection.execute(
+                text(f"CREATE POLICY tenant ON {table} USING ({OWN}) WITH CHECK ({OWN})")
+            )
+            changes.append(f"The policy of {table} was put back.")
     return changes
 
 

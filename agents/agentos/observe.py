@@ -23,6 +23,8 @@ from agentos import context
 
 # Asked every few seconds by whoever watches; a line for each would bury the rest.
 _QUIET_PATHS = frozenset({"/health", "/ready", "/metrics"})
+# Others are counted as one.
+_METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
@@ -107,8 +109,9 @@ class Observe:
         route = getattr(scope.get("route"), "path", "unknown")
         method = scope.get("method", "WEBSOCKET")
         if scope["type"] == "http":
-            self._metrics.requests.labels(method, route, status).inc()
-            self._metrics.seconds.labels(method, route).observe(seconds)
+            counted = method if method in _METHODS else "other"
+            self._metrics.requests.labels(counted, route, status).inc()
+            self._metrics.seconds.labels(counted, route).observe(seconds)
         if status < 400 and scope["path"] in _QUIET_PATHS:
             return
         client = scope.get("client")

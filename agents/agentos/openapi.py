@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from agentos.errors import ErrorBody
-from agentos.intake import RANGES, REFUSED, Summary
+from agentos.intake import MEDIA_COUNT, OBJECTS, RANGES, REFUSED, RUN_FIELDS, Media, Summary
 
 _METHODS = frozenset({"get", "post", "put", "patch", "delete", "head", "options"})
 _ERRORS = {
@@ -18,7 +18,7 @@ _ERRORS = {
     "409": "It is not in a state for this",
     "413": "The body is too large",
     "422": "A value cannot be used",
-    "503": "PostgreSQL or Redis does not serve; nothing was stored",
+    "503": "PostgreSQL or Redis does not serve",
 }
 # Of routes that Agno does not describe.
 _DESCRIPTIONS = {
@@ -42,6 +42,16 @@ _ACCEPTED = {
             }
         }
     },
+}
+# What runs take that Agno does not declare.
+_RUN_FIELDS = {
+    "session_state": "What the session's state is to hold",
+    "dependencies": "What instructions and tools may use",
+    "metadata": "What to store with the run",
+    "images": "Images to go with the message",
+    "audio": "Recordings to go with the message",
+    "videos": "Videos to go with the message",
+    "input_files": "Files to go with the message",
 }
 _RUNS = re.compile(r"(create|continue)_(agent|team|workflow)_run")
 _TOKEN = "token"
@@ -98,6 +108,8 @@ def describe(api: FastAPI, runtime: FastAPI) -> None:
                 "bearerFormat": "JWT",
             }
             _part(document, "schemas")[Summary.__name__] = Summary.model_json_schema()
+            _part(document, "schemas")[Media.__name__] = Media.model_json_schema()
+            _describe_forms(document)
             update = _part(document, "schemas")["UpdateSessionRequest"]["properties"]
             update["summary"]["anyOf"][0] = {"$ref": f"#/components/schemas/{Summary.__name__}"}
             _drop_unused_schemas(document)
@@ -110,6 +122,31 @@ def describe(api: FastAPI, runtime: FastAPI) -> None:
 def _part(document: dict[str, Any], name: str) -> dict[str, Any]:
     part: dict[str, Any] = document.setdefault("components", {}).setdefault(name, {})
     return part
+
+
+def _describe_forms(document: dict[str, Any]) -> None:
+    """Say which fields forms take: those of RUN_FIELDS too, and no others."""
+    for item in document["paths"].values():
+        for operation in item.values():
+            name = operation["operationId"]
+            body = _part(document, "schemas").get(f"Body_{name}")
+            if body is None:
+                continue
+            body["additionalProperties"] = False
+            for field in sorted(RUN_FIELDS.get(name, ())):
+                body["properties"][field] = _json_field(field)
+
+
+def _json_field(name: str) -> dict[str, Any]:
+    media = {"$ref": f"#/components/schemas/{Media.__name__}"}
+    return {
+        "type": "string",
+        "description": f"{_RUN_FIELDS[name]}, as JSON",
+        "contentMediaType": "application/json",
+        "contentSchema": {"type": "object"}
+        if name in OBJECTS
+        else {"type": "array", "items": media, "maxItems": MEDIA_COUNT},
+    }
 
 
 def _drop_unused_schemas(document: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ accepts this password. And there is nothing to repair when a server comes back.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from time import monotonic, perf_counter
 
 import psycopg
@@ -43,6 +43,7 @@ _REASONS = (
     ("loading the dataset", "it is starting"),
     ("shutting down", "it is stopping"),
     ("too many clients", "it has no connection left"),
+    ("too many connections", "it has no connection left for this role"),
     ("remaining connection slots", "it has no connection left"),
     ("max number of clients", "it has no connection left"),
     ("DB index is out of range", "the database number is out of range"),
@@ -102,7 +103,7 @@ async def ping_redis(url: str) -> None:
 
 
 class Readiness:
-    """Runs probes together, each within TIMEOUT_S, and logs when a server goes and comes back."""
+    """Runs probes, each within TIMEOUT_S, and logs when a server goes and comes back."""
 
     def __init__(self, probes: Mapping[str, Callable[[], Awaitable[None]]]) -> None:
         """Take the probes, by the names of their servers; a probe that returns has found it good.
@@ -111,59 +112,68 @@ class Readiness:
             probes: for each server, a function that raises if the server does not serve.
         """
         self._probes = probes
-        self._was_ok = dict.fromkeys(probes, True)
-        self._round: asyncio.Task[dict[str, Check]] | None = None
-        self._last: dict[str, Check] = {}
-        self._last_at = float("-inf")
+        self._running: dict[str, asyncio.Task[Check]] = {}
+        # The last result of each, and when it was found.
+        self._last: dict[str, tuple[Check, float]] = {}
 
-    async def recent(self) -> dict[str, Check]:
-        """Give the last results if they are good and fresh, else run every probe.
+    async def check(self, names: Iterable[str] | None = None) -> dict[str, Check]:
+        """Run probes, side by side.
 
-        Returns:
-            As of `check`.
-        """
-        good = all(check.ok for check in self._last.values())
-        if good and monotonic() - self._last_at < RECENT_S:
-            return self._last
-        return await self.check()
-
-    async def check(self) -> dict[str, Check]:
-        """Run every probe.
-
-        Callers that arrive while a round runs share it, so that many callers take no more
+        Callers that arrive while a probe runs share it, so that many callers take no more
         connections from PostgreSQL than one.
+
+        Args:
+            names: of the servers; None asks all.
 
         Returns:
             The result for each server. It never raises because of a server.
         """
-        if self._round is None or self._round.done():
-            self._round = asyncio.create_task(self._run_round())
-        return await asyncio.shield(self._round)
+        names = list(self._probes if names is None else names)
+        checks = await asyncio.gather(*(asyncio.shield(self._probe(name)) for name in names))
+        return dict(zip(names, checks, strict=True))
 
-    async def _run_round(self) -> dict[str, Check]:
-        results = await asyncio.gather(*(self._run(probe) for probe in self._probes.values()))
-        checks = dict(zip(self._probes, results, strict=True))
-        for name, check in checks.items():
-            if check.ok and not self._was_ok[name]:
-                logger.info("%s serves again", name)
-            elif self._was_ok[name] and not check.ok:
-                logger.warning("%s does not serve: %s", name, check.reason)
-            self._was_ok[name] = check.ok
-        self._last, self._last_at = checks, monotonic()
-        return checks
+    async def recent(self, names: Collection[str]) -> dict[str, Check]:
+        """Give the last results that are good and fresh, and run the probes of the others.
 
-    async def _run(self, probe: Callable[[], Awaitable[None]]) -> Check:
+        Args:
+            names: of the servers. No other server is waited for.
+
+        Returns:
+            As of `check`.
+        """
+        fresh = {name: self._last[name][0] for name in names if self._is_fresh(name)}
+        return fresh | await self.check(name for name in names if name not in fresh)
+
+    def _is_fresh(self, name: str) -> bool:
+        if name not in self._last:
+            return False
+        check, found = self._last[name]
+        return check.ok and monotonic() - found < RECENT_S
+
+    def _probe(self, name: str) -> asyncio.Task[Check]:
+        running = self._running.get(name)
+        if running is None or running.done():
+            running = self._running[name] = asyncio.create_task(self._run(name))
+        return running
+
+    async def _run(self, name: str) -> Check:
         started = perf_counter()
         reason = None
         try:
-            await limited(probe(), TIMEOUT_S)
+            await limited(self._probes[name](), TIMEOUT_S)
         except TimeoutError:
             reason = f"no answer within {TIMEOUT_S} s"
         except Exception as error:
             reason = _reason(error)
-        return Check(
-            ok=reason is None, ms=round((perf_counter() - started) * 1000, 1), reason=reason
-        )
+        ms = round((perf_counter() - started) * 1000, 1)
+        check = Check(ok=reason is None, ms=ms, reason=reason)
+        was_ok = name not in self._last or self._last[name][0].ok
+        if check.ok and not was_ok:
+            logger.info("%s serves again", name)
+        elif was_ok and not check.ok:
+            logger.warning("%s does not serve: %s", name, check.reason)
+        self._last[name] = check, monotonic()
+        return check
 
 
 def _reason(error: BaseException) -> str:

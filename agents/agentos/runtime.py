@@ -30,7 +30,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import BaseRoute
 
 from agentos import __version__, agents, workflows
-from agentos.access import refuse_reserved_fields, require_tokens
+from agentos.access import require_tokens
 from agentos.errors import answer_raised, install_error_handlers
 from agentos.intake import BodyLimit, check_values
 from agentos.settings import Settings
@@ -78,8 +78,7 @@ def create_runtime(settings: Settings, tokens: Tokens) -> FastAPI:
     ).get_app()
     served = APIRouter(routes=list(filter(_is_served, flatten_routes(app.router.routes))))
     app.router.routes.clear()
-    checks = [Depends(check_values), Depends(refuse_reserved_fields)]
-    app.include_router(served, dependencies=checks)
+    app.include_router(served, dependencies=[Depends(check_values)])
     # The service's own CORS stands before all (see `guards`); Agno's allows more origins.
     cors: object = CORSMiddleware
     app.user_middleware[:] = [

@@ -19,6 +19,11 @@ GRACE_S = 3
 # Connections that may wait to be accepted; uvicorn's own default.
 BACKLOG = 2048
 
+# A message on a WebSocket, in bytes: room for a long question, and parsed in a moment. It is not
+# unpacked, as a small one could then be a large one.
+WS_MESSAGE_LIMIT = 256 * 1024
+WS_QUEUE = 4
+
 logger = logging.getLogger("agentos")
 
 
@@ -55,6 +60,9 @@ def serve(app: str) -> int:
         access_log=False,  # see `observe`
         proxy_headers=False,
         server_header=False,
+        ws_max_size=WS_MESSAGE_LIMIT,
+        ws_max_queue=WS_QUEUE,
+        ws_per_message_deflate=False,
         timeout_graceful_shutdown=GRACE_S,
         reload=settings.agentos_reload,
         reload_dirs=[str(Path(__file__).parent)] if settings.agentos_reload else None,

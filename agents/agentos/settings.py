@@ -217,6 +217,19 @@ class Settings(BaseSettings):
     )
 
     @model_validator(mode="after")
+    def _claude_needs_its_key(self) -> Self:
+        if (
+            self.agentos_model.startswith("claude")
+            and self.openai_api_key
+            and not (self.anthropic_api_key or self.agentos_model_url)
+        ):
+            raise ValueError(
+                "ANTHROPIC_API_KEY is not set; expected a key of Anthropic, whose model"
+                f" AGENTOS_MODEL names: {self.agentos_model!r}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _url_needs_model(self) -> Self:
         if self.agentos_model_url and not self.agentos_model:
             raise ValueError(

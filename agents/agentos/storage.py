@@ -27,7 +27,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from agentos import context
-from agentos.errors import Failure, FailureError
+from agentos.errors import FAILED, Failure, FailureError
 from agentos.limits import limited
 from agentos.probes import TIMEOUT_S
 from agentos.schema import SCHEMA
@@ -61,13 +61,17 @@ TABLES = frozenset(
     )
 )
 
+# Not "nothing was stored": what was given up may have been on its way, and the end of a run that was
+# begun is stored later.
 UNAVAILABLE = Failure(
-    503, "storage_unavailable", "PostgreSQL does not serve now; nothing was stored. Try again."
+    503,
+    "storage_unavailable",
+    "PostgreSQL did not answer, or not in time. Look whether it was stored before you try again.",
 )
 INVALID = Failure(422, "invalid_request", "A value is not one that PostgreSQL can store.")
 CONFLICT = Failure(409, "conflict", "There is one with this key already.")
 MISSING = Failure(501, "not_implemented", "This service does not store what this needs.")
-BROKEN = Failure(500, "internal_error", "The request failed; the log says why.")
+BROKEN = Failure(500, "internal_error", FAILED)
 
 # Errors that Agno expects, and handles: a reference to a row that is gone, a row that another
 # transaction has locked.

@@ -172,7 +172,7 @@ def test_fields_that_are_not_a_clients(service: Service, field: str, multipart: 
         else:
             answer = client.post(RUNS, data=form)
     assert answer.status_code == 422
-    assert answer.json()["error"]["message"] == f"{field} is not a field of a run"
+    assert answer.json()["error"]["message"] == f"body.{field}: there is no such field."
 
 
 def test_log_of_a_refusal(service: Service) -> None:

@@ -555,7 +555,7 @@ def test_role_has_limits(shared: Database) -> None:
         ("ALTER ROLE agentos NOLOGIN CREATEDB CREATEROLE REPLICATION INHERIT",
          "The role agentos was changed to LOGIN NOCREATEDB NOCREATEROLE NOINHERIT NOREPLICATION."),
         ("ALTER ROLE agentos CONNECTION LIMIT 0 VALID UNTIL '2020-01-01'",
-         "The role agentos was changed to CONNECTION LIMIT -1 VALID UNTIL 'infinity'."),
+         "The role agentos was changed to CONNECTION LIMIT 30 VALID UNTIL 'infinity'."),
         ("ALTER ROLE agentos SET statement_timeout = 0",
          "The role agentos was given statement_timeout = 30s."),
         ("GRANT postgres TO agentos", "The role agentos was taken out of postgres."),
@@ -573,6 +573,12 @@ def test_role_has_limits(shared: Database) -> None:
          "Row level security was put back on agentos.agno_runs."),
         ("ALTER TABLE agentos.agno_runs NO FORCE ROW LEVEL SECURITY",
          "Row level security was put back on agentos.agno_runs."),
+        ("CREATE POLICY all_of_it ON agentos.agno_runs USING (true)",
+         "The policy of agentos.agno_runs was put back."),
+        ("ALTER POLICY tenant ON agentos.agno_runs USING (true)",
+         "The policy of agentos.agno_runs was put back."),
+        ("DROP POLICY tenant ON agentos.agno_runs",
+         "The policy of agentos.agno_runs was put back."),
     ],
 )  # fmt: skip
 def test_drift_is_put_back(migrated: Database, drift: str, change: str) -> None:

@@ -87,12 +87,14 @@ def test_metrics(environment: dict[str, str]) -> None:
             service.get(f"/sessions/unknown-{number}", **bearer)
         for number in range(3):
             service.get(f"/nowhere/{number}", **bearer)
+            httpx.request("PROPFIND", service.url)
         response = service.get("/metrics")
     assert response.headers["content-type"].startswith("text/plain; version=")
     found = samples(response.text)
     # One for the route, however many paths there were.
     assert found["agentos_http_requests_total", ("GET", "/sessions/{session_id}", "404")] == 3
     assert found["agentos_http_requests_total", ("GET", "unknown", "404")] == 3
+    assert found["agentos_http_requests_total", ("other", "/", "405")] == 3
     duration = "agentos_http_request_duration_seconds_count"
     assert found[duration, ("GET", "/sessions/{session_id}")] == 3
     assert found["agentos_requests_in_progress", ("http",)] == 1
@@ -107,13 +109,14 @@ def test_metrics_from_another_machine_need_a_token(environment: dict[str, str]) 
             for bearer, status in (
                 (None, 401),
                 ("rubbish", 401),
-                (token(scopes=["sessions:read"]), 401),
+                (token(scopes=["sessions:read"]), 403),
                 (token(scopes=["metrics:read"]), 200),
                 (token(scopes=["agent_os:admin"]), 200),
             ):
                 headers = {"Authorization": f"Bearer {bearer}"} if bearer else {}
                 response = client.get("/metrics", headers=headers)
                 assert response.status_code == status, bearer
-                if status == 401:
-                    assert response.json()["error"]["code"] == "unauthorized"
-                    assert response.headers["www-authenticate"] == "Bearer"
+                if status != 200:
+                    code = {401: "unauthorized", 403: "forbidden"}[status]
+                    assert response.json()["error"]["code"] == code
+                assert ("www-authenticate" in response.headers) == (status == 401)

@@ -215,3 +215,40 @@ def test_a_port_that_accepts_and_never_answers(environment: dict[str, str]) -> N
         url = f"redis://127.0.0.1:{silent.getsockname()[1]}"
         with serving(environment | {"REDIS_URL": url}) as service:
             assert not_ready(service, "redis") == "no answer within 1.5 s"
+
+
+def test_a_server_that_is_not_needed_is_not_waited_for() -> None:
+    async def good() -> None: ...
+
+    async def hangs() -> None:
+        await asyncio.Event().wait()
+
+    async def ask() -> None:
+        readiness = Readiness({"postgresql": good, "redis": hangs})
+        async with asyncio.timeout(1):
+            for _ in range(3):
+                assert (await readiness.recent(["postgresql"]))["postgresql"].ok
+        assert not (await readiness.recent(["postgresql", "redis"]))["redis"].ok
+        async with asyncio.timeout(1):
+            assert (await readiness.recent(["postgresql"]))["postgresql"].ok
+
+    asyncio.run(ask())
+
+
+def test_a_result_is_relied_upon_for_a_while_only_if_it_is_good() -> None:
+    asked: list[str] = []
+
+    async def good() -> None:
+        asked.append("good")
+
+    async def bad() -> None:
+        asked.append("bad")
+        raise OSError
+
+    async def ask() -> None:
+        readiness = Readiness({"good": good, "bad": bad})
+        for _ in range(3):
+            await readiness.recent(["good", "bad"])
+
+    asyncio.run(ask())
+    assert sorted(asked) == ["bad", "bad", "bad", "good"]

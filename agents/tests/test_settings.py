@@ -145,6 +145,15 @@ def test_a_model_url_needs_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load_settings().agentos_model_url == "http://localhost:11434/v1"
 
 
+def test_a_model_of_anthropic_needs_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AGENTOS_MODEL", "claude-x")
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    (problem,) = problems()
+    assert problem.startswith("ANTHROPIC_API_KEY is not set; expected a key of Anthropic")
+    monkeypatch.setenv("ANTHROPIC_API_KEY", SECRET)
+    assert load_settings().agentos_model == "claude-x"
+
+
 @pytest.mark.parametrize("name", ["OPENAI_API_KEY", "ANTHROPIC_API_KEY"])
 def test_keys_of_models_may_be_in_files(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str

@@ -220,7 +220,7 @@ def listed(world: World) -> dict[str, list[str]]:
     with world.client() as client:
         return {
             name: sorted(
-                entry[name] for entry in client.get(path, params={"limit": 1000}).json()["data"]
+                entry[name] for entry in client.get(path, params={"limit": 100}).json()["data"]
             )
             for path, name in (
                 ("/memories", "memory_id"),

@@ -379,8 +379,8 @@ def test_huge_header(keyed: Service, size: int) -> None:
         {"action": "authenticate", "token": None},
         {"action": "authenticate", "token": 7},
         {"action": "authenticate", "token": ["a.b.c"]},
-        {"action": "authenticate", "token": "x" * 900_000},
-        {"action": "authenticate", "token": "a.b." + "x" * 900_000},
+        {"action": "authenticate", "token": "x" * 9_000},
+        {"action": "authenticate", "token": "a.b." + "x" * 9_000},
     ],
 )
 def test_bad_websocket_message(keyed: Service, message: object) -> None:
@@ -400,11 +400,11 @@ def test_websocket_without_a_token(keyed: Service, action: str) -> None:
 def patched(*statements: str) -> tuple[str, str]:
     """Give a program that runs AgentOS, with numbers that a test cannot wait for replaced."""
     run = "from agentos.__main__ import run; raise SystemExit(run('agentos.app:create_app'))"
-    return "-c", "; ".join(["import agentos.access, agentos.tokens", *statements, run])
+    return "-c", "; ".join(["import agentos.tokens, agentos.websocket", *statements, run])
 
 
 def test_websocket_ends_with_its_token(environment: dict[str, str]) -> None:
-    program = patched("agentos.access.LEEWAY_S = -3600")
+    program = patched("agentos.websocket.LEEWAY_S = -3600")
     with serving(environment, program=program) as service:
         with connect(f"ws://127.0.0.1:{service.port}/workflows/ws", proxy=None) as socket:
             for message in ({"action": "authenticate", "token": token()}, {"action": "ping"}):

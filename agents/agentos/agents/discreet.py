@@ -1,7 +1,8 @@
 """Models whose errors say no more than a client may know.
 
 Agno makes the text of a model's error the answer of the run, and stores it. That text is what the
-model's server has sent: it may quote the key, or tell of the account. Agno writes it to the log, there without the key.
+model's server has sent: it may quote the key, or tell of the account. It goes to the log alone,
+and there without the key.
 """
 
 import logging
@@ -11,10 +12,6 @@ from typing import Any
 from agno.exceptions import ContextWindowExceededError, ModelProviderError
 from agno.models.base import Model
 from agno.models.response import ModelResponse
-
-# How long a model may be silent, and how often a request to it is sent again.
-TIMEOUT_S = 60.0
-RETRIES = 1
 
 _REASONS = {
     401: "the key is refused",

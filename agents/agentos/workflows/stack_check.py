@@ -4,6 +4,7 @@ It needs no model and no key, so it shows on the first day that runs and session
 the example of a workflow to copy.
 """
 
+import asyncio
 from uuid import uuid4
 
 import psycopg
@@ -14,12 +15,14 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from agentos.limits import limited
+from agentos.probes import TIMEOUT_S
 from agentos.schema import SCHEMA
 from agentos.settings import Settings
 from agentos.workflows.base import Workflow
 from agentos.workflows.steps import StepFailedError, step
 
-TIMEOUT_S = 1.5
+# How many runs may have a connection of their own at a time.
+CHECKS = 4
 _KEY_LIFE_S = 60
 _QUESTION = sql.SQL(
     "SELECT current_setting('server_version'), current_user, version_num,"
@@ -39,9 +42,12 @@ def create(settings: Settings) -> Workflow:
     database_url = settings.database_url.get_secret_value()
     redis_url = settings.redis_url.get_secret_value()
 
+    turn = asyncio.Semaphore(CHECKS)
+
     async def check_postgresql(_input: StepInput) -> str:
         """Read the server's version, who is logged in, and the version of the schema."""
-        version, role, revision, read_only = await limited(_ask(database_url), TIMEOUT_S)
+        async with turn:
+            version, role, revision, read_only = await limited(_ask(database_url), TIMEOUT_S)
         if read_only == "on":
             raise StepFailedError("PostgreSQL takes no writes now.")
         return f"PostgreSQL {version}: logged in as {role}, schema {revision}."

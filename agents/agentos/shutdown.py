@@ -2,8 +2,7 @@
 
 import asyncio
 
-import agno.agent._run
-import agno.team._run
+import agno.run.background
 import agno.workflow.workflow
 
 
@@ -25,8 +24,7 @@ async def end_runs(patience_s: float, store_s: float) -> None:
 
 def _running() -> set[asyncio.Task[object]]:
     sets = (
-        vars(agno.agent._run)["_background_tasks"],
-        vars(agno.team._run)["_background_tasks"],
+        vars(agno.run.background)["_background_tasks"],  # of agents and teams
         vars(agno.workflow.workflow)["_workflow_background_tasks"],
     )
     return {task for tasks in sets for task in tasks if not task.done()}
