@@ -16,8 +16,10 @@ requirements:
   - set as stdout in configuration
 """
 
+import atexit
 import os
 import sys
+import tempfile
 import threading
 import time
 from typing import Any
@@ -27,7 +29,7 @@ from ansible import context
 from ansible.plugins.callback.default import CallbackModule as DefaultCallback
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), os.pardir, "module_utils"))
-from dev_stack import explain
+from dev_stack import PROGRESS_VARIABLE, RUN_VARIABLE, explain, this_process
 
 SLOW = 3.0  # seconds after which a task says that it is still at work
 EVERY = 15.0  # seconds between such lines where output is not a terminal
@@ -61,12 +63,34 @@ class CallbackModule(DefaultCallback):
         self._silent_end = False
         self._stop = threading.Event()
         self._ticker: threading.Thread | None = None
+        os.environ[RUN_VARIABLE] = this_process()
+        self._progress = ""
 
     @property
     def verbose(self) -> bool:
         return bool(self._display.verbosity)
 
     # --- progress ---
+
+    def _make_progress_file(self) -> None:
+        """Where a module at work says how far it is; it inherits the path from us."""
+        handle, self._progress = tempfile.mkstemp(prefix="dev-stack-progress-")
+        os.close(handle)
+        os.environ[PROGRESS_VARIABLE] = self._progress
+        atexit.register(self._remove_progress_file, os.getpid())
+
+    def _remove_progress_file(self, owner: int) -> None:
+        if os.getpid() == owner and os.path.exists(self._progress):
+            os.unlink(self._progress)
+
+    def _read_progress(self) -> str:
+        """What the module at work said last, as the end of a line."""
+        try:
+            with open(self._progress, encoding="utf-8", errors="replace") as file:
+                said = file.read().strip()
+        except OSError:
+            return ""
+        return f": {said}" if said else ""
 
     def _tick(self) -> None:
         """Tell of slow tasks. Writes to the file descriptor: a lock held while Ansible forks its
@@ -78,10 +102,10 @@ class CallbackModule(DefaultCallback):
                 continue
             if terminal:
                 self._spinner_shown = True
-                os.write(2, f"\r\033[K  {title} … {elapsed:.0f} s".encode())
+                os.write(2, f"\r\033[K  {title} … {elapsed:.0f} s{self._read_progress()}".encode())
             elif time.monotonic() - self._said_at >= EVERY and elapsed >= EVERY:
                 self._said_at = time.monotonic()
-                os.write(2, f"  {title} … {elapsed:.0f} s\n".encode())
+                os.write(2, f"  {title} … {elapsed:.0f} s{self._read_progress()}\n".encode())
 
     def _say(self, text: str, color: str | None = None, stderr: bool = False) -> None:
         if self._spinner_shown:
@@ -107,6 +131,7 @@ class CallbackModule(DefaultCallback):
         if self.verbose:
             super().v2_playbook_on_start(playbook)
             return
+        self._make_progress_file()
         self._ticker = threading.Thread(target=self._tick, daemon=True)
         self._ticker.start()
 

@@ -266,6 +266,42 @@ def other_owner(observed: dict[str, Any], state_dir: str, take_over: Any) -> lis
     ]
 
 
+def one_offs(containers: dict[str, str], first: dict[str, str]) -> dict[str, str]:
+    """The service by name of each container that does a job for it and ends."""
+    names = {f"{containers['agentos']}_migrate": "agentos"}
+    for service in first:
+        names |= {f"{containers[service]}_{job}": service for job in ("job", "check")}
+    return names
+
+
+def at_work(observed: dict[str, Any]) -> list[str]:
+    """A line if another run works on this stack's data right now."""
+    jobs = [one for one in observed["others"] if one["at_work"]]
+    return [
+        f"Another run is at work on this stack's data ({one['job']}, container {one['container']}). "
+        f"Wait until it is done, or end it: docker rm -f {one['container']}"
+        for one in jobs[:1]
+    ]
+
+
+def leftovers(observed: dict[str, Any]) -> dict[str, list[str]]:
+    """What interrupted runs left: {containers: of jobs, volumes: that were for scratch}."""
+    jobs = [one["container"] for one in observed["others"] if one["job"] and not one["at_work"]]
+    scratch = [
+        name for name, one in observed["kept"].items() if "dev-stack.scratch" in one["labels"]
+    ]
+    return {"containers": jobs, "volumes": scratch}
+
+
+def next_volume(service: str, observed: dict[str, Any], first: dict[str, str]) -> str:
+    """The name of a service's next data volume: its first one's with the lowest free number."""
+    known = {*observed["volumes"], *observed["kept"], *observed["current"].values()}
+    number = 2
+    while f"{first[service]}_{number}" in known:
+        number += 1
+    return f"{first[service]}_{number}"
+
+
 def conflicts(
     observed: dict[str, Any], volumes: dict[str, str], postgres_user: str, network_subnet: str
 ) -> list[str]:
@@ -634,6 +670,10 @@ class FilterModule:
             "settings_problems": settings_problems,
             "environment_value": environment_value,
             "conflicts": conflicts,
+            "at_work": at_work,
+            "leftovers": leftovers,
+            "one_offs": one_offs,
+            "next_volume": next_volume,
             "other_owner": other_owner,
             "unsafe_switches": unsafe_switches,
             "with_users_of": with_users_of,

@@ -17,6 +17,36 @@ LABEL_STACK = "dev-stack.stack"
 LABEL_SERVICE = "dev-stack.service"
 LABEL_FILES = "dev-stack.files"
 LABEL_IMAGE = "dev-stack.image"
+LABEL_JOB = "dev-stack.job"  # what a container does that works on data: dump, load, ...
+LABEL_RUN = "dev-stack.run"  # the run that started it; see `this_process`
+LABEL_SCRATCH = "dev-stack.scratch"  # a volume that holds nothing of value
+
+# Where the callback and the modules of one run meet, on the machine that runs Ansible.
+RUN_VARIABLE = "DEV_STACK_RUN"
+PROGRESS_VARIABLE = "DEV_STACK_PROGRESS"
+
+# --- runs ---------------------------------------------------------------------------------------
+
+
+def this_process() -> str:
+    """A name for this process that no other one ever has: machine, number and start."""
+    import psutil  # type: ignore[import-untyped]
+
+    started = int(psutil.Process().create_time())
+    return f"{platform.node()}:{os.getpid()}:{started}"
+
+
+def is_alive(run: str) -> bool:
+    """Whether the process that `this_process` named so is still there, on this machine."""
+    import psutil
+
+    try:
+        node, number, started = run.split(":")
+        begun = psutil.Process(int(number)).create_time()
+        return node == platform.node() and int(begun) == int(started)
+    except (ValueError, psutil.Error):
+        return False
+
 
 # --- known errors -------------------------------------------------------------------------------
 

@@ -33,14 +33,15 @@ options:
     type: dict
     default: {}
   one_offs:
-    description: By service, the name of the container that runs now and then to do a job for it.
+    description: The service by the name of a container that runs now and then to do a job for it.
     type: dict
     default: {}
   volumes:
-    description: Volume names the stack uses.
-    type: list
-    elements: str
-    default: []
+    description:
+      - By service, the name of its first data volume. Which volume is in use now is what
+        C(volumes.json) in the stack's state directory says; see C(docs/architecture.md).
+    type: dict
+    default: {}
   network:
     description: Name of the stack's network.
     type: str
@@ -64,6 +65,7 @@ author: HYVVE
 
 import errno
 import hashlib
+import json
 import os
 import pwd
 import shutil
@@ -76,9 +78,13 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.dev_stack import (
     LABEL_FILES,
     LABEL_IMAGE,
+    LABEL_JOB,
+    LABEL_RUN,
+    LABEL_SCRATCH,
     LABEL_SERVICE,
     LABEL_STACK,
     find_engine,
+    is_alive,
 )
 
 # Where distributions keep the certificates that a machine's owner added to the trusted ones.
@@ -147,7 +153,7 @@ def describe(client: Any, data: dict[str, Any], network: str) -> dict[str, Any]:
     wanted = data["HostConfig"].get("PortBindings") or {}
     if state["Running"] and any(not data["NetworkSettings"]["Ports"].get(key) for key in wanted):
         drift.append("ports")
-    volumes = [m.get("Name") for m in data["Mounts"] if m.get("Type") == "volume"]
+    volumes = [m["Name"] for m in data["Mounts"] if m.get("Type") == "volume" and m.get("Name")]
     # As it was asked for: what the engine made of it differs where it runs in a virtual machine.
     secrets = [
         mount["Source"]
@@ -159,6 +165,9 @@ def describe(client: Any, data: dict[str, Any], network: str) -> dict[str, Any]:
         "id": data["Id"],
         "container": data["Name"].lstrip("/"),
         "service": labels.get(LABEL_SERVICE),
+        "job": labels.get(LABEL_JOB),
+        # Whether the run that started this job is still at work.
+        "at_work": LABEL_JOB in labels and is_alive(labels.get(LABEL_RUN, "")),
         "state": "restarting" if state.get("Restarting") else state["Status"],
         "health": health.get("Status"),
         # It takes several failed probes in a row to be called unhealthy; this tells of the first.
@@ -271,7 +280,73 @@ def foreign(kind: str, name: str, labels: dict[str, str] | None) -> str:
     )
 
 
-def observe(module: AnsibleModule, client: Any, url: str) -> dict[str, Any]:
+def read_record(path: Path) -> dict[str, Any] | None:
+    """What volumes.json says; None if there is none. Raises ValueError if it cannot be read."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        current, previous = record["current"], record.get("previous", {})
+        names = [*current.items(), *previous.items()]
+        if not all(isinstance(word, str) for pair in names for word in pair):
+            raise TypeError
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{path}, which says which volumes are in use, cannot be read ({error}). Put it right, or, if the "
+            "stack was never restored or upgraded, remove it"
+        ) from error
+    return {**record, "previous": previous}
+
+
+def volumes_in_use(
+    plain: dict[str, str],
+    found: dict[str, dict[str, Any]],
+    record: dict[str, Any] | None,
+    mounted: dict[str, str | None],
+    path: str,
+) -> tuple[dict[str, str], list[dict[str, str]]]:
+    """Which volume each service uses, and {service, message} where that cannot be told.
+
+    Takes each service's first volume, the stack's volumes ({name: {labels}}), the record of them
+    or None, what the services' containers mount, and the record's path. Without a record it is
+    the only volume of a service, or the one that its container mounts.
+    """
+    current: dict[str, str] = {}
+    problems: list[dict[str, str]] = []
+    for service, first in plain.items():
+        own = sorted(
+            name
+            for name, volume in found.items()
+            if volume["labels"].get(LABEL_SERVICE) == service
+            and LABEL_SCRATCH not in volume["labels"]
+        )
+        current[service] = first
+        if record is not None:
+            current[service] = record["current"].get(service, first)
+            if service in record["current"] and current[service] not in own:
+                others = ", ".join(own) or "none"
+                message = (
+                    f"The volume {current[service]}, which {service} uses according to {path}, is gone. "
+                    f"Volumes of {service} that are there: {others}. Bring the data back: "
+                    f"./dev restore latest, or start afresh: ./dev reset {service}"
+                )
+                problems.append({"service": service, "message": message})
+        elif len(own) == 1:
+            current[service] = own[0]
+        elif mounted.get(service) in own:
+            current[service] = str(mounted[service])
+        elif own:
+            listed = ", ".join(f"{name} (of {found[name]['created']})" for name in own)
+            example = json.dumps({"current": {service: own[-1]}})
+            message = (
+                f"{service} has several volumes, {listed}, and {path}, which said which of them is in "
+                f"use, is gone. Name it, such as: echo '{example}' > {path}"
+            )
+            problems.append({"service": service, "message": message})
+    return current, problems
+
+
+def observe(module: AnsibleModule, client: Any, url: str, state: Path) -> dict[str, Any]:
     """Everything there is to know, in one dictionary (see the playbooks for its use)."""
     import docker  # type: ignore[import-untyped]
 
@@ -299,22 +374,37 @@ def observe(module: AnsibleModule, client: Any, url: str) -> dict[str, Any]:
         else:
             taken += [
                 {"service": service, "message": foreign("container", name, labels)}
-                for service, name in [*p["containers"].items(), *p["one_offs"].items()]
+                for service, name in [
+                    *p["containers"].items(),
+                    *((s, n) for n, s in p["one_offs"].items()),
+                ]
                 if name in names
             ]
 
-    volumes: dict[str, Any] = {}
-    for name in p["volumes"]:
+    only = {"label": f"{LABEL_STACK}={stack}"}
+    found = {
+        one["Name"]: {"labels": one["Labels"] or {}, "created": one.get("CreatedAt")}
+        for one in client.volumes(filters=only)["Volumes"] or []
+        if (one["Labels"] or {}).get(LABEL_SERVICE) in p["volumes"]
+    }
+    mounted = {service: one["volume"] for service, one in services.items()}
+    path = state / "volumes.json"
+    record: dict[str, Any] | None = None
+    problems: list[dict[str, str]] = []
+    try:
+        record = read_record(path)
+    except ValueError as error:
+        problems.append({"service": "", "message": str(error)})
+    current, unknown = volumes_in_use(p["volumes"], found, record, mounted, str(path))
+    for service, name in current.items():
+        if name in found:
+            continue
         try:
-            data = client.inspect_volume(name)
+            labels = client.inspect_volume(name).get("Labels")
         except docker.errors.NotFound:
             continue
-        labels = data.get("Labels") or {}
-        if labels.get(LABEL_STACK) == stack:
-            volumes[name] = {"labels": labels, "created": data.get("CreatedAt")}
-        else:
-            service = next((s for s in p["containers"] if f"_{s}_" in name), "")
-            taken.append({"service": service, "message": foreign("volume", name, labels)})
+        taken.append({"service": service, "message": foreign("volume", name, labels)})
+    in_use = set(current.values())
 
     network = None
     ours = {found["id"] for found in [*services.values(), *others]}
@@ -363,7 +453,11 @@ def observe(module: AnsibleModule, client: Any, url: str) -> dict[str, Any]:
         },
         "services": services,
         "others": others,
-        "volumes": volumes,
+        "current": current,
+        "previous": (record or {}).get("previous", {}),
+        "volumes": {name: one for name, one in found.items() if name in in_use},
+        "kept": {name: one for name, one in found.items() if name not in in_use},
+        "volume_problems": problems + unknown,
         "network": network,
         "images": images,
         "built": built,
@@ -381,7 +475,7 @@ def main() -> None:
             "wait": {"type": "float", "default": 0},
             "containers": {"type": "dict", "default": {}},
             "one_offs": {"type": "dict", "default": {}},
-            "volumes": {"type": "list", "elements": "str", "default": []},
+            "volumes": {"type": "dict", "default": {}},
             "network": {"type": "str", "default": ""},
             "ports": {"type": "list", "elements": "dict", "default": []},
             "images": {"type": "list", "elements": "str", "default": []},
@@ -406,10 +500,11 @@ def main() -> None:
     result: dict[str, Any] = {"machine": machine(), "problem": problem, "engine": None}
     base = module.params["state_dir"] or f"{result['machine']['state_home']}/dev-stack"
     base = os.path.abspath(os.path.expandvars(os.path.expanduser(base)))
-    result["machine"]["state_dir"] = f"{base}/{module.params['stack']}"
+    state = Path(base) / module.params["stack"]
+    result["machine"]["state_dir"] = str(state)
     if client is not None:
         try:
-            result.update(observe(module, client, url))
+            result.update(observe(module, client, url, state))
         except Exception as error:
             module.fail_json(
                 clear=True, msg=f"The engine at {url} answered, but then failed: {error}"

@@ -447,8 +447,8 @@ def test_migration_ends_by_itself_and_is_removed() -> None:
         if "community.docker.docker_container" in task
     }
     assert one_off["name"] in names
-    wired = read_yaml("inventory/group_vars/all/wiring.yml")["engine_one_offs"]
-    assert evaluated(wired["agentos"], {"stack_containers": {"agentos": "x"}}) == "x_migrate"
+    known = one_offs({"agentos": "x", "postgres": "p"}, {"postgres": "v"})
+    assert known == {"x_migrate": "agentos", "p_job": "postgres", "p_check": "postgres"}
     assert evaluated(one_off["name"], {"agentos_container_name": "x"}) == "x_migrate"
 
 
