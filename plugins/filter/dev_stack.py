@@ -6,9 +6,13 @@ import hashlib
 import ipaddress
 import os
 import re
+import sys
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), os.pardir, "module_utils"))
+from dev_stack import human_size
 
 SERVICES = ("postgres", "redis", "agentos", "pgadmin")
 NEEDS = {"agentos": ("postgres", "redis"), "pgadmin": ("postgres",)}
@@ -214,6 +218,15 @@ def settings_problems(s: dict[str, Any]) -> list[str]:
     for name in ("pgadmin_enabled", "agentos_reload", "take_over"):
         if as_bool(s.get(name, False)) is None:
             problems.append(f"{name} is {s.get(name)!r}; it has to be true or false.")
+    if str(s["postgres_version"]) not in {"", "16", "17", "18"}:
+        problems.append(
+            f"postgres_version is {s['postgres_version']!r}; it has to be 16, 17 or 18, or empty for the "
+            "volume's own."
+        )
+    if as_int(s["backup_keep"]) is None or (as_int(s["backup_keep"]) or 0) < 0:
+        problems.append(
+            f"backup_keep is {s['backup_keep']!r}; it has to be a number of backups, 0 for all."
+        )
     for service in SERVICES:
         size = re.fullmatch(r"(\d+)([mgMG])", str(s[f"{service}_memory"]))
         if not size or int(size[1]) * (1024 if size[2] in "gG" else 1) < LEAST_MEGABYTES:
@@ -284,6 +297,66 @@ def at_work(observed: dict[str, Any]) -> list[str]:
     ]
 
 
+def volume_problems(observed: dict[str, Any], data_stays: bool, data_returns: bool) -> list[str]:
+    """A line for each volume of which nobody knows where it is.
+
+    A run that replaces the data (`data_stays` false) needs none; one that brings a backup back
+    (`data_returns`) can do without those that are gone.
+    """
+    problems = observed["volume_problems"] if data_stays else []
+    return [one["message"] for one in problems if not (data_returns and one["gone"])]
+
+
+def healthy_services(observed: dict[str, Any]) -> list[str]:
+    """The services that run and whose health check says so."""
+    services = observed["services"].items()
+    return [name for name, one in services if is_healthy(one) and not one["failing"]]
+
+
+def restore_problems(
+    manifest: dict[str, Any], postgres_major: Any, free_bytes: int | None
+) -> list[str]:
+    """A line for each reason why a backup cannot be restored into this stack.
+
+    Takes its manifest, the major version of PostgreSQL that the stack uses, and the bytes free on
+    the engine's disk, where they are known.
+    """
+    services, problems = manifest["services"], []
+    server = services.get("postgres", {})
+    if int(server.get("major", 0)) > int(postgres_major):
+        problems.append(
+            f"The backup was made by PostgreSQL {server['major']}, and this stack uses {postgres_major}, "
+            f"which is older. First: ./dev upgrade --to {server['major']}"
+        )
+    files = manifest["files"]
+    need = sum(int(one["size"]) for one in server.get("databases", []))
+    need += sum(3 * one["bytes"] for name, one in files.items() if name.startswith("redis/"))
+    if free_bytes is not None and free_bytes < need + 50_000_000:
+        problems.append(
+            f"The data of the backup takes about {human_size(need)}, and the engine's disk has "
+            f"{human_size(free_bytes)} free. Nothing was touched. See what takes the room: docker system df"
+        )
+    return problems
+
+
+def backups_table(backups: list[dict[str, Any]], directory: str) -> str:
+    """`backups` for people: a line per backup, the newest first."""
+    if not backups:
+        return f"There is no backup in {directory} yet. Make one: ./dev backup"
+    rows = [["BACKUP", "MADE", "SIZE", "HOLDS", "WHY"]]
+    for one in backups:
+        server = one["services"].get("postgres", {})
+        holds = [
+            f"{name} {server['version']}" if name == "postgres" else name
+            for name in one["services"]
+        ]
+        size = human_size(one["bytes"]) if one["bytes"] is not None else "-"
+        why = "damaged" if "problem" in one else one.get("why", "-")
+        made = str(one["at"])[:16].replace("T", " ")
+        rows.append([one["name"], made, size, ", ".join(holds) or "-", why])
+    return table(rows) + f"\n\nThey are in {directory}. Bring one back: ./dev restore NAME"
+
+
 def leftovers(observed: dict[str, Any]) -> dict[str, list[str]]:
     """What interrupted runs left: {containers: of jobs, volumes: that were for scratch}."""
     jobs = [one["container"] for one in observed["others"] if one["job"] and not one["at_work"]]
@@ -291,6 +364,30 @@ def leftovers(observed: dict[str, Any]) -> dict[str, list[str]]:
         name for name, one in observed["kept"].items() if "dev-stack.scratch" in one["labels"]
     ]
     return {"containers": jobs, "volumes": scratch}
+
+
+def postgres_major(observed: dict[str, Any], wanted: Any, default: int) -> int:
+    """The major version of PostgreSQL to run: the one asked for, else the volume's, else `default`.
+
+    A volume from before its label was introduced is 16.
+    """
+    if str(wanted):
+        return int(wanted)
+    volume = observed["volumes"].get(observed["current"].get("postgres", ""))
+    if volume is None:
+        return default
+    return int(volume["labels"].get("dev-stack.postgres-major", 16))
+
+
+def services_with_data(observed: dict[str, Any]) -> list[str]:
+    """The services whose volume in use is there."""
+    return [s for s, name in observed["current"].items() if name in observed["volumes"]]
+
+
+def volumes_of(observed: dict[str, Any], services: list[str]) -> list[str]:
+    """All data volumes of some services, those kept from before a restore included."""
+    both = {**observed["volumes"], **observed["kept"]}
+    return sorted(n for n, one in both.items() if one["labels"]["dev-stack.service"] in services)
 
 
 def next_volume(service: str, observed: dict[str, Any], first: dict[str, str]) -> str:
@@ -672,6 +769,14 @@ class FilterModule:
             "conflicts": conflicts,
             "at_work": at_work,
             "leftovers": leftovers,
+            "services_with_data": services_with_data,
+            "volumes_of": volumes_of,
+            "postgres_major": postgres_major,
+            "volume_problems": volume_problems,
+            "human_size": human_size,
+            "healthy_services": healthy_services,
+            "restore_problems": restore_problems,
+            "backups_table": backups_table,
             "one_offs": one_offs,
             "next_volume": next_volume,
             "other_owner": other_owner,

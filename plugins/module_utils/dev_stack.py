@@ -131,6 +131,15 @@ def explain(text: str) -> str | None:
     return None
 
 
+def human_size(number: float) -> str:
+    """A number of bytes for a person: 1.5 GB."""
+    for unit in ("bytes", "kB", "MB"):
+        if abs(number) < 1000:
+            return f"{number:.0f} {unit}"
+        number /= 1000
+    return f"{number:.1f} GB"
+
+
 # --- the engine ---------------------------------------------------------------------------------
 
 

@@ -304,15 +304,15 @@ def volumes_in_use(
     record: dict[str, Any] | None,
     mounted: dict[str, str | None],
     path: str,
-) -> tuple[dict[str, str], list[dict[str, str]]]:
-    """Which volume each service uses, and {service, message} where that cannot be told.
+) -> tuple[dict[str, str], list[dict[str, Any]]]:
+    """Which volume each service uses, and {service, message, gone} where that cannot be told.
 
     Takes each service's first volume, the stack's volumes ({name: {labels}}), the record of them
     or None, what the services' containers mount, and the record's path. Without a record it is
     the only volume of a service, or the one that its container mounts.
     """
     current: dict[str, str] = {}
-    problems: list[dict[str, str]] = []
+    problems: list[dict[str, Any]] = []
     for service, first in plain.items():
         own = sorted(
             name
@@ -330,7 +330,7 @@ def volumes_in_use(
                     f"Volumes of {service} that are there: {others}. Bring the data back: "
                     f"./dev restore latest, or start afresh: ./dev reset {service}"
                 )
-                problems.append({"service": service, "message": message})
+                problems.append({"service": service, "message": message, "gone": True})
         elif len(own) == 1:
             current[service] = own[0]
         elif mounted.get(service) in own:
@@ -342,7 +342,7 @@ def volumes_in_use(
                 f"{service} has several volumes, {listed}, and {path}, which said which of them is in "
                 f"use, is gone. Name it, such as: echo '{example}' > {path}"
             )
-            problems.append({"service": service, "message": message})
+            problems.append({"service": service, "message": message, "gone": False})
     return current, problems
 
 
@@ -390,11 +390,11 @@ def observe(module: AnsibleModule, client: Any, url: str, state: Path) -> dict[s
     mounted = {service: one["volume"] for service, one in services.items()}
     path = state / "volumes.json"
     record: dict[str, Any] | None = None
-    problems: list[dict[str, str]] = []
+    problems: list[dict[str, Any]] = []
     try:
         record = read_record(path)
     except ValueError as error:
-        problems.append({"service": "", "message": str(error)})
+        problems.append({"service": "", "message": str(error), "gone": False})
     current, unknown = volumes_in_use(p["volumes"], found, record, mounted, str(path))
     for service, name in current.items():
         if name in found:
@@ -455,6 +455,7 @@ def observe(module: AnsibleModule, client: Any, url: str, state: Path) -> dict[s
         "others": others,
         "current": current,
         "previous": (record or {}).get("previous", {}),
+        "recorded": record is not None,
         "volumes": {name: one for name, one in found.items() if name in in_use},
         "kept": {name: one for name, one in found.items() if name not in in_use},
         "volume_problems": problems + unknown,

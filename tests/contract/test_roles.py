@@ -12,6 +12,7 @@ from .project import (
     defaults,
     evaluated,
     flat,
+    load_plugin,
     options,
     read_yaml,
     settings,
@@ -447,7 +448,9 @@ def test_migration_ends_by_itself_and_is_removed() -> None:
         if "community.docker.docker_container" in task
     }
     assert one_off["name"] in names
-    known = one_offs({"agentos": "x", "postgres": "p"}, {"postgres": "v"})
+    known = load_plugin("filter", "dev_stack").one_offs(
+        {"agentos": "x", "postgres": "p"}, {"postgres": "v"}
+    )
     assert known == {"x_migrate": "agentos", "p_job": "postgres", "p_check": "postgres"}
     assert evaluated(one_off["name"], {"agentos_container_name": "x"}) == "x_migrate"
 
