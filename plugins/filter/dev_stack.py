@@ -339,6 +339,37 @@ def restore_problems(
     return problems
 
 
+def upgrade_problems(
+    observed: dict[str, Any], to: Any, rollback: Any, postgres_version: Any
+) -> list[str]:
+    """A line for each reason why PostgreSQL cannot be upgraded so.
+
+    Takes the major version to upgrade to, or whether to go back, and the setting postgres_version.
+    """
+    majors = ("16", "17", "18")
+    to, back = str(to), bool(as_bool(rollback))
+    if bool(to) == back:
+        return ["Name the version, or the way back: ./dev upgrade --to 18, or ./dev upgrade --rollback"]
+    if back:
+        return []
+    if to not in majors:
+        return [f"PostgreSQL {to} is not known here; there are {', '.join(majors)}."]
+    if "postgres" not in services_with_data(observed):
+        return [f"There is no data to upgrade yet. Start with it: POSTGRES_VERSION={to} ./dev up"]
+    now = postgres_major(observed, "", 16)
+    if int(to) < now:
+        return [
+            f"The data is of PostgreSQL {now}, and an older version cannot take it. What was upgraded goes "
+            "back with: ./dev upgrade --rollback"
+        ]
+    if str(postgres_version) not in {"", to}:
+        return [
+            f"postgres_version (POSTGRES_VERSION) is set to {postgres_version}. Remove that setting, or set it to "
+            f"{to}, then: ./dev upgrade --to {to}"
+        ]
+    return []
+
+
 def backups_table(backups: list[dict[str, Any]], directory: str) -> str:
     """`backups` for people: a line per backup, the newest first."""
     if not backups:
@@ -777,6 +808,7 @@ class FilterModule:
             "healthy_services": healthy_services,
             "restore_problems": restore_problems,
             "backups_table": backups_table,
+            "upgrade_problems": upgrade_problems,
             "one_offs": one_offs,
             "next_volume": next_volume,
             "other_owner": other_owner,
