@@ -17,6 +17,7 @@ requirements:
 """
 
 import os
+import socket
 import sys
 import threading
 import time
@@ -53,6 +54,8 @@ class CallbackModule(DefaultCallback):
 
     def __init__(self) -> None:
         super().__init__()
+        # How other runs tell whether this one is still at work.
+        os.environ["DEV_STACK_RUN"] = f"{socket.gethostname()}:{os.getpid()}"
         self._started = 0.0
         self._title = ""
         self._said_at = 0.0

@@ -50,10 +50,19 @@ HOLDERS = {
     "redis_password": ("redis", "agentos"),
     "pgadmin_password": ("pgadmin",),
     "better_auth_secret": ("agentos",),
-    "agentos_db_password": ("agentos",),
+    "agentos_db_password": ("postgres", "agentos"),
     "openai_api_key": ("agentos",),
     "anthropic_api_key": ("agentos",),
 }
+
+
+def secrets_of(services: list[str], optional: list[str]) -> list[str]:
+    """The secrets that one of these services knows, but for the optional ones."""
+    return [
+        secret
+        for secret, holders in HOLDERS.items()
+        if secret not in optional and set(holders) & set(services)
+    ]
 
 
 def with_users_of(
@@ -637,6 +646,7 @@ class FilterModule:
             "other_owner": other_owner,
             "unsafe_switches": unsafe_switches,
             "with_users_of": with_users_of,
+            "secrets_of": secrets_of,
             "tree_digest": tree_digest,
             "image_references": image_references,
             "mirrored": mirrored,
