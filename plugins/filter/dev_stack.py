@@ -50,10 +50,14 @@ HOLDERS = {
     "redis_password": ("redis", "agentos"),
     "pgadmin_password": ("pgadmin",),
     "better_auth_secret": ("agentos",),
-    "agentos_db_password": ("postgres", "agentos"),
+    "agentos_db_password": ("agentos",),
     "openai_api_key": ("agentos",),
     "anthropic_api_key": ("agentos",),
 }
+
+
+# Which services know one without a file of it: AgentOS's role logs in to PostgreSQL.
+KNOWN_TO = {"agentos_db_password": ("postgres",)}
 
 
 def secrets_of(services: list[str], optional: list[str]) -> list[str]:
@@ -61,7 +65,7 @@ def secrets_of(services: list[str], optional: list[str]) -> list[str]:
     return [
         secret
         for secret, holders in HOLDERS.items()
-        if secret not in optional and set(holders) & set(services)
+        if secret not in optional and {*holders, *KNOWN_TO.get(secret, ())} & set(services)
     ]
 
 

@@ -88,7 +88,8 @@ def write_live(module: AnsibleModule, path: Path, content: str) -> bool:
         kept = before.read_bytes().decode() if before.exists() else ""
         old = old.removesuffix("\n")
         write_private(module, before, f"{kept}{old}\n", 0o444)
-    return write_private(module, path, content, 0o444)
+    changed: bool = write_private(module, path, content, 0o444)
+    return changed
 
 
 def leftovers(directory: Path) -> list[Path]:
@@ -112,13 +113,13 @@ def main() -> None:
         supports_check_mode=True,
     )
     directory, kept = Path(module.params["directory"]), Path(module.params["secrets"])
-    live = set(module.params.get("live") or [])
+    live = set(module.params["live"])
     mount = directory / "mounted" if live else directory
     changed = False
     contents: dict[str, str] = {}
     pending: list[Path] = []
     try:
-        if module.params.get("state") == "applied":
+        if module.params["state"] == "applied":
             for path in [] if module.check_mode else leftovers(directory):
                 path.unlink()
             module.exit_json(changed=False)

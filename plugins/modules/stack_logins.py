@@ -59,7 +59,7 @@ import socket
 import struct
 import time
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -98,14 +98,14 @@ def prepared(password: str) -> bytes:
     return unicodedata.normalize("NFKC", password).encode()
 
 
-def scram(password: str) -> Iterator[bytes]:
+def scram(password: str) -> Generator[bytes, bytes, None]:
     """SCRAM-SHA-256 (RFC 5802, 7677): yields what to send, and is sent what the server said."""
 
     def keyed(key: bytes, text: bytes) -> bytes:
         return hmac.digest(key, text, "sha256")
 
     first = f"n=,r={random.token_urlsafe(18)}".encode()
-    challenge: bytes = yield b"n,," + first  # type: ignore[misc]
+    challenge = yield b"n,," + first
     fields = dict(part.split(b"=", 1) for part in challenge.split(b","))
     salted = hashlib.pbkdf2_hmac(
         "sha256", prepared(password), base64.b64decode(fields[b"s"]), int(fields[b"i"])
@@ -115,7 +115,7 @@ def scram(password: str) -> Iterator[bytes]:
     key = keyed(salted, b"Client Key")
     signature = keyed(hashlib.sha256(key).digest(), signed)
     proof = bytes(a ^ b for a, b in zip(key, signature, strict=True))
-    verdict: bytes = yield last + b",p=" + base64.b64encode(proof)  # type: ignore[misc]
+    verdict = yield last + b",p=" + base64.b64encode(proof)
     expected = base64.b64encode(keyed(keyed(salted, b"Server Key"), signed))
     if not hmac.compare_digest(verdict.partition(b"v=")[2], expected):
         raise Odd("it does not know the password either")
@@ -128,9 +128,7 @@ def log_in_to_postgres(host: str, port: int, user: str, database: str, password:
         def send(kind: bytes, body: bytes) -> None:
             server.sendall(kind + struct.pack("!i", len(body) + 4) + body)
 
-        names = b"".join(
-            word.encode() + b"\0" for word in ("user", user, "database", database, "")
-        )
+        names = b"".join(word.encode() + b"\0" for word in ("user", user, "database", database, ""))
         send(b"", struct.pack("!i", 196608) + names)  # version 3.0
         asked = False
         exchange = scram(password)
@@ -156,10 +154,10 @@ def log_in_to_postgres(host: str, port: int, user: str, database: str, password:
                 words = next(exchange)
                 send(b"p", b"SCRAM-SHA-256\0" + struct.pack("!i", len(words)) + words)
             elif method == 11:
-                send(b"p", exchange.send(body[4:]))  # type: ignore[attr-defined]
+                send(b"p", exchange.send(body[4:]))
             elif method == 12:
                 try:
-                    exchange.send(body[4:])  # type: ignore[attr-defined]
+                    exchange.send(body[4:])
                 except StopIteration:
                     pass
             elif method == 5:  # md5, where somebody chose it
@@ -275,17 +273,16 @@ def verdict(what: str, log_in: Callable[[str], None], taken: str, refused: str |
 
 def main() -> None:
     """Entry point."""
-    service = {"type": "dict"}
     module = AnsibleModule(
         argument_spec={
             "docker_host": {"type": "str", "required": True},
             "taken": {"type": "path", "required": True},
             "refused": {"type": "path", "required": True},
             "host": {"type": "str", "required": True},
-            "postgres": service,
-            "redis": service,
-            "agentos": service,
-            "pgadmin": service,
+            "postgres": {"type": "dict"},
+            "redis": {"type": "dict"},
+            "agentos": {"type": "dict"},
+            "pgadmin": {"type": "dict"},
         },
         supports_check_mode=True,
     )

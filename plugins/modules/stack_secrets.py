@@ -173,18 +173,10 @@ def private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
 
-def rotate(module: AnsibleModule, given: dict[str, str]) -> None:
+def rotate(module: AnsibleModule) -> None:
     """Do what C(state) says, other than C(present); ends the module."""
     p = module.params
     rotation = Rotation(Path(p["directory"]))
-    fixed = [p["variables"][name] for name in p["names"] if name in given]
-    if p["state"] == "rotated" and fixed:
-        module.fail_json(
-            clear=True,
-            msg=f"{' and '.join(fixed)} {'is' if len(fixed) == 1 else 'are'} set in the environment, "
-            "which decides what the secret is. To have a new one made: "
-            f"unset {' '.join(fixed)}",
-        )
     if not module.check_mode:
         try:
             if p["state"] == "rotated":
@@ -222,10 +214,10 @@ def main() -> None:
         supports_check_mode=True,
     )
     p = module.params
-    given = {name: value for name, value in p["given"].items() if value is not None}
     if p["state"] != "present":
-        rotate(module, given)
+        rotate(module)
         return
+    given = {name: value for name, value in p["given"].items() if value is not None}
     problems = [
         line
         for name, value in given.items()

@@ -129,7 +129,19 @@ def test_help_teaches(fresh: Checkout, line: str) -> None:
 
 def test_every_verb_has_help(fresh: Checkout) -> None:
     texts = set()
-    verbs = ("up", "down", "status", "logs", "env", "psql", "redis-cli", "token", "rotate", "reset", "setup")
+    verbs = (
+        "up",
+        "down",
+        "status",
+        "logs",
+        "env",
+        "psql",
+        "redis-cli",
+        "token",
+        "rotate",
+        "reset",
+        "setup",
+    )
     for verb in verbs:
         result = fresh.run(verb, "--help")
         assert (result.returncode, result.stderr) == (0, "")
