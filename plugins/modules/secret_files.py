@@ -75,6 +75,9 @@ from ansible.module_utils.dev_stack import (
 
 KEY = "fingerprint_key"
 BEFORE = ".before"
+# Made with the mounted folder, and part of the fingerprint: a container that has a folder mounted
+# which was removed since then sees nothing of the one in its place.
+IDENTITY = ".id"
 
 
 def write_live(module: AnsibleModule, path: Path, content: str) -> bool:
@@ -118,6 +121,7 @@ def main() -> None:
     changed = False
     contents: dict[str, str] = {}
     pending: list[Path] = []
+    identity = ""
     try:
         if module.params["state"] == "applied":
             for path in [] if module.check_mode else leftovers(directory):
@@ -152,6 +156,8 @@ def main() -> None:
                 mount.mkdir(exist_ok=True)
                 if mount.stat().st_mode & 0o777 != 0o755:
                     mount.chmod(0o755)  # for the container's user; the directory keeps others out
+                if not (mount / IDENTITY).exists():
+                    write_private(module, mount / IDENTITY, random.token_hex(8), 0o444)
         for name, content in contents.items():
             if live & {match[1] for match in PLACEHOLDER.finditer(files[name])}:
                 changed |= write_live(module, mount / name, content)
@@ -162,7 +168,9 @@ def main() -> None:
                 changed = True
                 if not module.check_mode:
                     (mount / name).unlink()
-        pending = leftovers(directory) if live else []
+        if live:
+            pending = leftovers(directory)
+            identity = read_secret(mount / IDENTITY) if (mount / IDENTITY).exists() else ""
     except OSError as error:
         module.fail_json(
             clear=True,
@@ -174,6 +182,7 @@ def main() -> None:
         for name, text in files.items()
     }
     parts = [part for name in sorted(counting) for part in (name, counting[name])]
+    parts += [identity] if live else []
     module.exit_json(
         changed=changed,
         directory=str(directory),

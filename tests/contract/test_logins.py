@@ -94,14 +94,14 @@ def message(kind: bytes, body: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("answer", "error", "said"),
     [
-        (message(b"E", b"SFATAL\0C28P01\0Mpassword authentication failed\0\0"), "Refused", ""),
+        (message(b"E", b"SFATAL\0C28P01\0Mwrong password\0\0"), "Refused", None),
         (message(b"E", b"SFATAL\0C53300\0Mtoo many clients\0\0"), "Odd", "too many clients"),
         (message(b"R", struct.pack("!i", 0)), "Odd", "asks for no password"),
         (message(b"R", struct.pack("!i", 3)), "Odd", "a login of kind 3"),
     ],
 )
 def test_what_postgresql_says(
-    logins: ModuleType, serve: Callable[..., int], answer: bytes, error: str, said: str
+    logins: ModuleType, serve: Callable[..., int], answer: bytes, error: str, said: str | None
 ) -> None:
     port = serve(postgres_answers(answer))
     with pytest.raises(getattr(logins, error), match=said):

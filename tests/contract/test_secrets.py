@@ -225,9 +225,20 @@ def test_a_live_secret_replaces_no_container_and_waits_to_be_applied(
     render("three")
     assert (mounted / "pw.before").read_text() == "one\ntwo \n", "either may be in force"
     render(state="applied")
-    assert sorted(path.name for path in mounted.iterdir()) == ["conf", "pw"]
+    assert sorted(path.name for path in mounted.iterdir()) == [".id", "conf", "pw"]
     assert render()["pending"] is False
     assert render(memory=2)["fingerprint"] != first["fingerprint"]
+
+
+def test_a_folder_that_was_removed_replaces_the_container(
+    render: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    """The container would go on with the folder that is gone."""
+    import shutil
+
+    first = render("one")
+    shutil.rmtree(tmp_path / "redis")
+    assert render()["fingerprint"] != first["fingerprint"]
 
 
 def test_only_the_owner_reaches_what_any_user_of_a_container_may_read(
@@ -238,7 +249,8 @@ def test_only_the_owner_reaches_what_any_user_of_a_container_may_read(
         path.relative_to(tmp_path).as_posix(): path.stat().st_mode & 0o777
         for path in (tmp_path / "redis", *(tmp_path / "redis").rglob("*"))
     }
-    shown = {"redis/mounted": 0o755, "redis/mounted/conf": 0o444, "redis/mounted/pw": 0o444}
+    names = ("redis/mounted/conf", "redis/mounted/pw", "redis/mounted/.id")
+    shown = {"redis/mounted": 0o755} | dict.fromkeys(names, 0o444)
     assert modes == {"redis": 0o700} | shown
 
 
