@@ -61,6 +61,19 @@ HOLDERS = {
 }
 
 
+# Which services know one without a file of it: AgentOS's role logs in to PostgreSQL.
+KNOWN_TO = {"agentos_db_password": ("postgres",)}
+
+
+def secrets_of(services: list[str], optional: list[str]) -> list[str]:
+    """The secrets that one of these services knows, but for the optional ones."""
+    return [
+        secret
+        for secret, holders in HOLDERS.items()
+        if secret not in optional and {*holders, *KNOWN_TO.get(secret, ())} & set(services)
+    ]
+
+
 def with_users_of(
     selected: list[str], changed_secrets: list[str], existing: list[str]
 ) -> list[str]:
@@ -1049,6 +1062,7 @@ class FilterModule:
             "volumes_to_look_at": volumes_to_look_at,
             "unsafe_data": unsafe_data,
             "with_users_of": with_users_of,
+            "secrets_of": secrets_of,
             "tree_digest": tree_digest,
             "image_references": image_references,
             "mirrored": mirrored,

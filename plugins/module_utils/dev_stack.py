@@ -18,7 +18,7 @@ LABEL_SERVICE = "dev-stack.service"
 LABEL_FILES = "dev-stack.files"
 LABEL_IMAGE = "dev-stack.image"
 LABEL_JOB = "dev-stack.job"  # what a container does that works on data: dump, load, ...
-LABEL_RUN = "dev-stack.run"  # the run that started it; see `this_process`
+LABEL_RUN = "dev-stack.run"  # the run that started it; see `process_name`
 LABEL_SCRATCH = "dev-stack.scratch"  # a volume that holds nothing of value
 
 # Where the callback and the modules of one run meet, on the machine that runs Ansible.
@@ -28,16 +28,16 @@ PROGRESS_VARIABLE = "DEV_STACK_PROGRESS"
 # --- runs ---------------------------------------------------------------------------------------
 
 
-def this_process() -> str:
-    """A name for this process that no other one ever has: machine, number and start."""
+def process_name(number: int | None = None) -> str:
+    """A name for a process, or this one, that no other one ever has: machine, number and start."""
     import psutil  # type: ignore[import-untyped]
 
-    started = int(psutil.Process().create_time())
-    return f"{platform.node()}:{os.getpid()}:{started}"
+    process = psutil.Process(number)
+    return f"{platform.node()}:{process.pid}:{int(process.create_time())}"
 
 
 def is_alive(run: str) -> bool:
-    """Whether the process that `this_process` named so is still there, on this machine."""
+    """Whether the process that `process_name` named so is still there, on this machine."""
     import psutil
 
     try:

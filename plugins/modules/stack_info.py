@@ -158,7 +158,7 @@ def describe(client: Any, data: dict[str, Any], network: str) -> dict[str, Any]:
     secrets = [
         mount["Source"]
         for mount in data["HostConfig"].get("Mounts") or []
-        if mount["Target"].startswith("/run/secrets/")
+        if mount["Target"].startswith("/run/secrets")
     ]
     started = state.get("StartedAt", "")
     return {
