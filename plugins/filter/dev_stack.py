@@ -17,6 +17,7 @@ SPECIAL_TAGS = {"all", "always", "never", "tagged", "untagged"}
 # molecule skips these in every run
 SPECIAL_TAGS |= {"notest", "molecule-notest", "molecule-idempotence-notest"}
 LEAST_MEGABYTES = 64
+POSTGRES_MAJORS = (16, 17, 18)
 IGNORED_IN_DIGEST = {"__pycache__", ".pytest_cache", ".ruff_cache", ".mypy_cache", "tests"}
 IGNORED_IN_DIGEST |= {"README.md", ".dockerignore"}
 
@@ -177,6 +178,11 @@ def settings_problems(s: dict[str, Any]) -> list[str]:
         problems.append(
             f"image_source is {s['image_source']!r}; it has to be {' or '.join(sources)}."
         )
+    if str(s["postgres_version"]) not in {"", *map(str, POSTGRES_MAJORS)}:
+        problems.append(
+            f"postgres_version is {s['postgres_version']!r}; it has to be "
+            f"{' or '.join(map(str, POSTGRES_MAJORS))}, or empty."
+        )
     if s["image_registry"] and not re.fullmatch(
         r"[A-Za-z0-9.-]+(:\d+)?(/[a-z0-9._/-]+)?", str(s["image_registry"])
     ):
@@ -324,6 +330,27 @@ def mirrored(reference: str, registry: str) -> str:
     return f"{registry}/{reference if '/' in reference else f'library/{reference}'}"
 
 
+def of_major(references: dict[str, str], major: Any) -> dict[str, str]:
+    """The official references by name, with PostgreSQL's `major` where {major} stands."""
+    return {name: one.replace("{major}", str(major)) for name, one in references.items()}
+
+
+def every_reference(references: dict[str, str], registry: str) -> list[str]:
+    """All references there may be, as `registry` has them: with every major of PostgreSQL."""
+    found = [one for major in POSTGRES_MAJORS for one in of_major(references, major).values()]
+    return [mirrored(reference, registry) for reference in dict.fromkeys(found)]
+
+
+def with_images(observed: dict[str, Any], got: list[str]) -> dict[str, Any]:
+    """What stack_info returned, with the images (references) that were got since then."""
+    built = {name: list(references) for name, references in observed["built"].items()}
+    for reference in got:
+        if reference.startswith("dev-stack/"):
+            name = reference.removeprefix("dev-stack/").partition(":")[0]
+            built.setdefault(name, []).append(reference)
+    return observed | {"images": observed["images"] | dict.fromkeys(got, "got"), "built": built}
+
+
 def image_references(
     definitions: dict[str, Any],
     folder: str,
@@ -427,7 +454,7 @@ def unsafe_switches(
     """A line for each image that could not read the volume it would be given.
 
     Debian's Redis is 7.0 and writes an older format than the registry's newest 7, which reads
-    both. PostgreSQL's images are of one major version, and C.UTF-8 sorts alike in both.
+    both. PostgreSQL's image is of the volume's major, and C.UTF-8 sorts alike in both.
     """
     volume = observed["volumes"].get(volumes.get("redis", "")) or {}
     made_with = volume.get("labels", {}).get("dev-stack.image-source")
@@ -638,6 +665,9 @@ class FilterModule:
             "unsafe_switches": unsafe_switches,
             "with_users_of": with_users_of,
             "tree_digest": tree_digest,
+            "of_major": of_major,
+            "every_reference": every_reference,
+            "with_images": with_images,
             "image_references": image_references,
             "mirrored": mirrored,
             "image_plan": image_plan,
