@@ -130,7 +130,9 @@ def find_image(client: docker.DockerClient, name: str, major: str = "") -> Image
     images = [
         image
         for image in images
-        if (named or image.tags) and environment_of(image).get("PG_MAJOR", "").startswith(major)
+        # An image derived from ours has the label, too.
+        if (named or any(f"dev-stack/{name}:" in tag for tag in image.tags))
+        and environment_of(image).get("PG_MAJOR", "").startswith(major)
     ]
     if not images:
         pytest.skip(

@@ -42,7 +42,8 @@ def image(stack: Stack, name: str) -> str:
     found = [
         i
         for i in stack.client.images(filters=only)
-        if tags(i) and i["Labels"]["org.opencontainers.image.version"].startswith(version)
+        if any(tag.startswith(f"dev-stack/{name}:") for tag in tags(i))
+        and i["Labels"]["org.opencontainers.image.version"].startswith(version)
     ]
     newest: str = max(found, key=lambda i: i["Created"])["Id"]
     return newest
