@@ -22,6 +22,7 @@ SPECIAL_TAGS = {"all", "always", "never", "tagged", "untagged"}
 # molecule skips these in every run
 SPECIAL_TAGS |= {"notest", "molecule-notest", "molecule-idempotence-notest"}
 LEAST_MEGABYTES = 64
+POSTGRES_MAJORS = (16, 17, 18)
 IGNORED_IN_DIGEST = {"__pycache__", ".pytest_cache", ".ruff_cache", ".mypy_cache", "tests"}
 IGNORED_IN_DIGEST |= {"README.md", ".dockerignore"}
 
@@ -195,6 +196,11 @@ def settings_problems(s: dict[str, Any]) -> list[str]:
         problems.append(
             f"image_source is {s['image_source']!r}; it has to be {' or '.join(sources)}."
         )
+    if str(s["postgres_version"]) not in {"", *map(str, POSTGRES_MAJORS)}:
+        problems.append(
+            f"postgres_version is {s['postgres_version']!r}; it has to be "
+            f"{' or '.join(map(str, POSTGRES_MAJORS))}, or empty."
+        )
     if s["image_registry"] and not re.fullmatch(
         r"[A-Za-z0-9.-]+(:\d+)?(/[a-z0-9._/-]+)?", str(s["image_registry"])
     ):
@@ -232,11 +238,6 @@ def settings_problems(s: dict[str, Any]) -> list[str]:
     for name in ("pgadmin_enabled", "agentos_reload", "take_over"):
         if as_bool(s.get(name, False)) is None:
             problems.append(f"{name} is {s.get(name)!r}; it has to be true or false.")
-    if str(s["postgres_version"]) not in {"", "16", "17", "18"}:
-        problems.append(
-            f"postgres_version is {s['postgres_version']!r}; it has to be 16, 17 or 18, or empty for the "
-            "volume's own."
-        )
     if as_int(s["backup_keep"]) is None or (as_int(s["backup_keep"]) or 0) < 0:
         problems.append(
             f"backup_keep is {s['backup_keep']!r}; it has to be a number of backups, 0 for all."
@@ -360,7 +361,7 @@ def upgrade_problems(
 
     Takes the major version to upgrade to, or whether to go back, and the setting postgres_version.
     """
-    majors = ("16", "17", "18")
+    majors = [str(major) for major in POSTGRES_MAJORS]
     to, back = str(to), bool(as_bool(rollback))
     if bool(to) == back:
         return [
@@ -502,6 +503,27 @@ def mirrored(reference: str, registry: str) -> str:
     if not registry:
         return reference
     return f"{registry}/{reference if '/' in reference else f'library/{reference}'}"
+
+
+def of_major(references: dict[str, str], major: Any) -> dict[str, str]:
+    """The official references by name, with PostgreSQL's `major` where {major} stands."""
+    return {name: one.replace("{major}", str(major)) for name, one in references.items()}
+
+
+def every_reference(references: dict[str, str], registry: str) -> list[str]:
+    """All references there may be, as `registry` has them: with every major of PostgreSQL."""
+    found = [one for major in POSTGRES_MAJORS for one in of_major(references, major).values()]
+    return [mirrored(reference, registry) for reference in dict.fromkeys(found)]
+
+
+def with_images(observed: dict[str, Any], got: list[str]) -> dict[str, Any]:
+    """What stack_info returned, with the images (references) that were got since then."""
+    built = {name: list(references) for name, references in observed["built"].items()}
+    for reference in got:
+        if reference.startswith("dev-stack/"):
+            name = reference.removeprefix("dev-stack/").partition(":")[0]
+            built.setdefault(name, []).append(reference)
+    return observed | {"images": observed["images"] | dict.fromkeys(got, "got"), "built": built}
 
 
 def image_references(
@@ -1064,6 +1086,9 @@ class FilterModule:
             "with_users_of": with_users_of,
             "secrets_of": secrets_of,
             "tree_digest": tree_digest,
+            "of_major": of_major,
+            "every_reference": every_reference,
+            "with_images": with_images,
             "image_references": image_references,
             "mirrored": mirrored,
             "image_plan": image_plan,

@@ -179,13 +179,29 @@ def test_only_a_network_that_check_mode_predicts_is_not_joined(
     assert evaluated(expression, variables) == joined
 
 
-def test_the_superuser_s_name_is_kept_on_the_volume() -> None:
+def test_the_superuser_s_name_and_the_major_are_kept_on_the_volume() -> None:
     (volume,) = [
         task["community.docker.docker_volume"]
         for task in tasks("postgres", "present")
         if "community.docker.docker_volume" in task
     ]
     assert volume["labels"]["dev-stack.postgres-user"] == "{{ postgres_user }}"
+    assert volume["labels"]["dev-stack.postgres-major"] == "{{ postgres_major | string }}"
+
+
+@pytest.mark.parametrize(
+    ("major", "target"),
+    [
+        (16, "/var/lib/postgresql/data"),
+        ("17", "/var/lib/postgresql/data"),
+        (18, "/var/lib/postgresql"),
+        ("18", "/var/lib/postgresql"),
+    ],
+)
+def test_postgresql_s_volume_is_mounted_where_its_image_keeps_data(major: Any, target: str) -> None:
+    (volume,) = [mount for mount in container("postgres")["mounts"] if mount["type"] == "volume"]
+    assert volume["target"] == "{{ __postgres_mount }}"
+    assert evaluated(internal("postgres")["__postgres_mount"], {"postgres_major": major}) == target
 
 
 @pytest.mark.parametrize("role", ["postgres", "redis", "pgadmin"])
