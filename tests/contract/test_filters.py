@@ -394,7 +394,7 @@ def test_good_settings_pass(filters: ModuleType, change: dict[str, Any]) -> None
         ({"allowed_hosts": "name"}, "allowed_hosts has to be a list"),
         ({"postgres_settings": "a=b"}, "postgres_settings has to be a mapping"),
         ({"postgres_settings": ["a=b"]}, "postgres_settings has to be a mapping"),
-        ({"postgres_version": "15"}, "postgres_version is '15'; it has to be 16, 17 or 18"),
+        ({"postgres_version": "15"}, "postgres_version is '15'; it has to be 16 or 17 or 18"),
         ({"backup_keep": "all"}, "backup_keep is 'all'"),
         ({"backup_keep": -1}, "0 for all"),
         ({"agentos_model": "a b"}, "agentos_model is 'a b'"),
