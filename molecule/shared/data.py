@@ -88,10 +88,10 @@ def fill(client: Any, container: str, scale: int = 10, user: str = "postgres") -
     Takes a client of the engine, the container's name and pgbench's scale, 0 for none.
     """
     text = Path(__file__).with_name("data.sql").read_bytes()
-    run_script(client, container, text, "postgres", user)
+    run_script(client, container, text, "postgres", user, {})
     if scale:
         argv = ["pgbench", "-i", "-q", "-s", str(scale), "-U", user, "hyvve"]
-        execute(client, container, argv)
+        execute(client, container, argv, {})
 
 
 def contents(client: Any, container: str, user: str = "postgres") -> dict[str, list[str]]:
@@ -117,7 +117,14 @@ def differences(one: dict[str, list[str]], other: dict[str, list[str]]) -> list[
     return found
 
 
-def run_script(client: Any, container: str, text: bytes, database: str, user: str) -> str:
+def run_script(
+    client: Any,
+    container: str,
+    text: bytes,
+    database: str,
+    user: str,
+    environment: dict[str, str] = ENVIRONMENT,
+) -> str:
     """Give psql in a container a script, as a file: what the engine's exec reads cannot be piped."""
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w") as tar:
@@ -128,12 +135,14 @@ def run_script(client: Any, container: str, text: bytes, database: str, user: st
     escaped = database.replace("\\", "\\\\").replace("'", "\\'")
     argv = ["psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "-f", "/var/tmp/dev-stack-test.sql"]
     argv += ["-U", user, "-d", f"dbname='{escaped}'"]
-    return execute(client, container, argv)
+    return execute(client, container, argv, environment)
 
 
-def execute(client: Any, container: str, argv: list[str]) -> str:
+def execute(
+    client: Any, container: str, argv: list[str], environment: dict[str, str] = ENVIRONMENT
+) -> str:
     """Run a program in a container; its standard output. Fails the test when that fails."""
-    job = client.exec_create(container, argv, environment=ENVIRONMENT)
+    job = client.exec_create(container, argv, environment=environment)
     output, errors = client.exec_start(job["Id"], demux=True)
     code = client.exec_inspect(job["Id"])["ExitCode"]
     assert code == 0, f"{argv} ended with {code}: {(errors or b'').decode()}"
