@@ -59,11 +59,11 @@ SELECT 'server ' || srvname || coalesce((SELECT string_agg(o, ',' ORDER BY o) FR
 SELECT 'mapping ' || srvname || usename || (SELECT string_agg(o, ',' ORDER BY o) FROM unnest(umoptions) o) FROM pg_user_mappings ORDER BY 1;
 """
 
-# What all databases share. Hashes of passwords count, but for the first superuser: up sets that.
+# What all databases share. Hashes of passwords count, but for those that up sets.
 SHARED = r"""
 SET timezone = 'UTC';
 SELECT 'role ' || rolname || rolsuper || rolinherit || rolcreaterole || rolcreatedb || rolcanlogin || rolreplication || rolbypassrls
-    || rolconnlimit || coalesce(CASE WHEN oid <> 10 THEN md5(rolpassword) END, '') || coalesce(rolvaliduntil::text, '')
+    || rolconnlimit || coalesce(CASE WHEN oid <> 10 AND rolname <> 'agentos' THEN md5(rolpassword) END, '') || coalesce(rolvaliduntil::text, '')
     || coalesce(shobj_description(oid, 'pg_authid'), '') FROM pg_authid WHERE rolname !~ '^pg_' ORDER BY 1;
 SELECT 'member ' || member::regrole || ' of ' || roleid::regrole || ' by ' || grantor::regrole || admin_option || inherit_option || set_option
   FROM pg_auth_members WHERE pg_get_userbyid(member) !~ '^pg_' ORDER BY 1;

@@ -408,12 +408,23 @@ def backups_table(backups: list[dict[str, Any]], directory: str) -> str:
 
 
 def leftovers(observed: dict[str, Any]) -> dict[str, list[str]]:
-    """What interrupted runs left: {containers: of jobs, volumes: that were for scratch}."""
+    """What interrupted runs left: {containers: of jobs, volumes: of copies that nothing uses}.
+
+    A volume that was loaded from a backup counts only while it is known which ones are in use.
+    """
     jobs = [one["container"] for one in observed["others"] if one["job"] and not one["at_work"]]
-    scratch = [
-        name for name, one in observed["kept"].items() if "dev-stack.scratch" in one["labels"]
+    known = observed["recorded"] and not observed["volume_problems"]
+    unused = [
+        name
+        for name, one in observed["kept"].items()
+        if "dev-stack.scratch" in one["labels"]
+        or (
+            known
+            and "dev-stack.made-by" in one["labels"]
+            and name not in observed["previous"].values()
+        )
     ]
-    return {"containers": jobs, "volumes": scratch}
+    return {"containers": jobs, "volumes": unused}
 
 
 def postgres_major(observed: dict[str, Any], wanted: Any, default: int) -> int:

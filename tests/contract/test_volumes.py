@@ -95,12 +95,18 @@ def test_only_dead_jobs_and_scratch_volumes_are_leftovers(filters: ModuleType) -
         {"container": "dead", "job": "load", "at_work": False},
         {"container": "migration", "job": None, "at_work": False},
     ]
-    kept = found("s_redis_data_2", scratch=("s_redis_data_check",))
-    observed = {"others": jobs, "kept": kept}
-    assert filters.leftovers(observed) == {
-        "containers": ["dead"],
-        "volumes": ["s_redis_data_check"],
-    }
+    kept = found(
+        "s_redis_data", "s_redis_data_2", "s_redis_data_3", scratch=("s_redis_data_check",)
+    )
+    for name in ("s_redis_data_2", "s_redis_data_3"):
+        kept[name]["labels"]["dev-stack.made-by"] = "restore of x"
+    observed = {"others": jobs, "kept": kept, "previous": {"redis": "s_redis_data_2"}}
+    known = {"recorded": True, "volume_problems": []}
+    interrupted = ["s_redis_data_3", "s_redis_data_check"]
+    assert filters.leftovers(observed | known) == {"containers": ["dead"], "volumes": interrupted}
+    for doubt in ({"recorded": False}, {"volume_problems": [{"message": "m"}]}):
+        found_so = filters.leftovers(observed | known | doubt)["volumes"]
+        assert found_so == ["s_redis_data_check"], "not known to be of no use"
     (line,) = filters.at_work(observed)
     assert "alive" in line and "docker rm -f alive" in line
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import data
+import faults
 import psycopg
 import pytest
 import redis
@@ -19,7 +21,7 @@ from stack import PORTS, PROJECT, Stack
 
 KEYS = 1_000_000
 SCALE = 10
-FULL = "full"  # the backup that most tests use
+FULL, SMALL = "full", "small"  # backups
 
 
 def held(stack: Stack) -> dict[str, Any]:
@@ -51,13 +53,11 @@ def in_use(stack: Stack) -> dict[str, str]:
     }
 
 
-def change(stack: Stack) -> None:
-    """Change what is there, so that a restore has something to bring back."""
-    stack.sql("DROP TABLE IF EXISTS pgbench_history; CREATE TABLE later (id int)")
-    stack.sql("DELETE FROM pgbench_accounts WHERE aid % 3 = 0")
-    with redis.Redis.from_url(stack.env()["REDIS_URL"]) as client:
-        client.set("later", 1)
-        client.delete("long")
+def switched_to_a_new_volume(stack: Stack) -> Callable[[], bool]:
+    """A moment: the record names other volumes than now."""
+    record = stack.state / "volumes.json"
+    before = record.read_text() if record.exists() else ""
+    return lambda: record.exists() and record.read_text() != before
 
 
 def backups(stack: Stack) -> list[dict[str, Any]]:
@@ -98,38 +98,39 @@ def test_a_backup_tells_what_it_holds(stack: Stack, original: dict[str, Any]) ->
 
 
 def test_a_restore_brings_all_of_it_back(stack: Stack, original: dict[str, Any]) -> None:
-    change(stack)
-    changed = held(stack)
+    stack.sql("DROP TABLE pgbench_history; CREATE TABLE later (id int)")
+    stack.sql("DELETE FROM pgbench_accounts WHERE aid % 3 = 0")
     with redis.Redis.from_url(stack.env()["REDIS_URL"]) as client:
-        assert client.exists("later")
-    client.close()
+        client.set("later", 1)
+        client.delete("long")
     restored = stack.play("restore", "-e", "restore_name=latest")
     assert restored.returncode == 0, restored.stdout + restored.stderr
     assert_holds(stack, original)
     with stack.agentos() as agentos:
         runs = agentos.get("/sessions/kept/runs", params={"type": "workflow"})
     assert [run["status"] for run in runs.json()] == ["COMPLETED"]
-    used = in_use(stack)
-    assert used["postgres"] == "molecule_postgres_data_2"
+    assert in_use(stack)["postgres"] == "molecule_postgres_data_2"
     assert "molecule_postgres_data" in stack.volumes(), "the old data is kept"
     assert "changed=0" in stack.converge()
 
     back = stack.play("restore", "-e", "restore_rollback=true")
     assert back.returncode == 0, back.stdout + back.stderr
-    assert_holds(stack, changed)
     assert in_use(stack)["postgres"] == "molecule_postgres_data"
+    assert stack.sql("SELECT to_regclass('later')") == "later"
+    with redis.Redis.from_url(stack.env()["REDIS_URL"]) as client:
+        assert client.exists("later") and not client.exists("long")
 
 
-def test_the_next_restore_removes_what_the_last_one_kept(
-    stack: Stack, original: dict[str, Any]
-) -> None:
-    for _ in range(2):
-        restored = stack.play("restore", "-e", f"restore_name={FULL}")
-        assert restored.returncode == 0, restored.stdout + restored.stderr
-    assert_holds(stack, original)
-    for service in ("postgres", "redis", "pgadmin"):
-        own = [name for name in stack.volumes() if f"_{service}_data" in name]
-        assert len(own) == 2, own
+@pytest.fixture(scope="module")
+def small(stack: Stack, original: dict[str, Any]) -> dict[str, Any]:
+    """Less of the data, which is also in the backup SMALL: for what is about faults, not size."""
+    stack.sql("DROP TABLE pgbench_accounts")
+    with redis.Redis.from_url(stack.env()["REDIS_URL"]) as client:
+        client.flushall()
+    redis_data.fill(PORTS["redis"], stack.secrets()["redis_password"], 1000)
+    made = stack.play("backup", "-e", f"backup_name={SMALL}")
+    assert made.returncode == 0, made.stdout + made.stderr
+    return held(stack)
 
 
 @pytest.fixture
@@ -142,7 +143,7 @@ def untouched(stack: Stack) -> Iterator[None]:
     assert sorted(path.name for path in (stack.state / "backups").iterdir()) == kept
 
 
-@pytest.mark.usefixtures("original", "untouched")
+@pytest.mark.usefixtures("small", "untouched")
 class TestBadInput:
     """A clear line, and nothing touched."""
 
@@ -156,7 +157,7 @@ class TestBadInput:
 
     def test_an_unknown_backup(self, stack: Stack) -> None:
         told = self.refused(stack, "restore", "restore_name=nightly")
-        assert f"There is no backup nightly. There are: {FULL}" in told
+        assert f"There is no backup nightly. There are: {SMALL}, {FULL}" in told
 
     @pytest.mark.parametrize("name", ["../../etc", "a/b", "-rf", ".hidden"])
     def test_a_name_with_path_characters(self, stack: Stack, name: str) -> None:
@@ -165,15 +166,15 @@ class TestBadInput:
             assert "cannot be the name of a backup" in self.refused(stack, playbook, option)
 
     def test_a_name_that_is_taken(self, stack: Stack) -> None:
-        told = self.refused(stack, "backup", f"backup_name={FULL}")
-        assert f"There is a backup {FULL} already" in told
+        told = self.refused(stack, "backup", f"backup_name={SMALL}")
+        assert f"There is a backup {SMALL} already" in told
 
     def test_nothing_named(self, stack: Stack) -> None:
         assert "./dev restore latest" in self.refused(stack, "restore")
 
     @pytest.mark.parametrize("damage", ["truncated", "altered", "missing"])
     def test_a_damaged_backup(self, stack: Stack, damage: str) -> None:
-        folder = stack.state / "backups" / FULL
+        folder = stack.state / "backups" / SMALL
         (dump,) = sorted(folder.glob("postgres/*.dump"), key=lambda p: p.stat().st_size)[-1:]
         content = dump.read_bytes()
         try:
@@ -184,8 +185,8 @@ class TestBadInput:
             else:
                 middle = len(content) // 2
                 dump.write_bytes(content[:middle] + b"\0" + content[middle + 1 :])
-            told = self.refused(stack, "restore", f"restore_name={FULL}")
-            assert f"The backup {FULL} is damaged" in told and dump.name in told
+            told = self.refused(stack, "restore", f"restore_name={SMALL}")
+            assert f"The backup {SMALL} is damaged" in told and dump.name in told
         finally:
             dump.write_bytes(content)
             dump.chmod(0o600)
@@ -200,11 +201,11 @@ class TestBadInput:
     def test_clients_that_are_connected(self, stack: Stack) -> None:
         url = stack.env()["DATABASE_URL"]
         with psycopg.connect(url, application_name="my-app"):
-            told = self.refused(stack, "restore", f"restore_name={FULL}")
+            told = self.refused(stack, "restore", f"restore_name={SMALL}")
         assert "my-app" in told and "--disconnect" in told
         with redis.Redis.from_url(stack.env()["REDIS_URL"], client_name="my-worker") as client:
             client.ping()
-            told = self.refused(stack, "restore", f"restore_name={FULL}")
+            told = self.refused(stack, "restore", f"restore_name={SMALL}")
         assert "my-worker" in told
 
     def test_a_disk_without_room(self, stack: Stack, tmp_path: Path) -> None:
@@ -226,6 +227,96 @@ class TestBadInput:
             aside.rename(folder)
 
 
+Moment = Callable[[Stack], Callable[[], bool]]
+# The moments at which a run may die, by what it does, and whether it may have taken effect by then.
+BACKUP_MOMENTS: dict[str, Moment] = {
+    "dump": lambda stack: faults.job_runs(stack, "postgres", "dump"),
+    "check": lambda stack: faults.job_runs(stack, "redis", "load"),
+}
+RESTORE_MOMENTS: dict[str, tuple[Moment, bool]] = {
+    "load": (lambda stack: faults.job_runs(stack, "postgres", "load"), False),
+    "stopped": (lambda stack: faults.container_gone(stack, "redis"), False),
+    "switched": (switched_to_a_new_volume, True),
+}
+
+
+def leftovers(stack: Stack) -> list[str]:
+    """Jobs that are still there, and volumes that are neither in use nor kept."""
+    containers = stack.client.containers(all=True, filters={"label": "dev-stack.job"})
+    own = [c["Names"][0] for c in containers if c["Labels"]["dev-stack.stack"] == stack.name]
+    record = json.loads((stack.state / "volumes.json").read_text())
+    known = {*record["current"].values(), *record["previous"].values()}
+    return own + [name for name in stack.volumes() if name not in known]
+
+
+@pytest.mark.parametrize("name", BACKUP_MOMENTS)
+def test_a_backup_that_is_killed_is_none(stack: Stack, small: dict[str, Any], name: str) -> None:
+    run = faults.begin(stack, "backup", "-e", "backup_name=killed")
+    faults.kill_when(run, BACKUP_MOMENTS[name](stack))
+    assert "killed" not in [one["name"] for one in backups(stack)]
+    again = stack.play("backup", "-e", f"backup_name=after-{name}")
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert leftovers(stack) == []
+    assert [p.name for p in (stack.state / "backups").iterdir() if p.name[0] == "."] == []
+
+
+@pytest.mark.parametrize("name", RESTORE_MOMENTS)
+def test_a_restore_that_is_killed_leaves_the_old_or_the_new(
+    stack: Stack, small: dict[str, Any], name: str
+) -> None:
+    moment, restored = RESTORE_MOMENTS[name]
+    stack.sql("CREATE TABLE IF NOT EXISTS since ()")
+    run = faults.begin(stack, "restore", "-e", f"restore_name={SMALL}")
+    faults.kill_when(run, moment(stack))
+    stack.converge()
+    assert leftovers(stack) == []
+    assert stack.status()["healthy"]
+    assert stack.sql("SELECT to_regclass('since')") == ("" if restored else "since")
+    if not restored:
+        stack.sql("DROP TABLE since")
+    assert_holds(stack, small)
+
+
+def test_ctrl_c_in_a_restore_leaves_the_old_and_nothing_else(
+    stack: Stack, small: dict[str, Any]
+) -> None:
+    run = faults.begin(stack, "restore", "-e", f"restore_name={SMALL}")
+    load = faults.job_runs(stack, "postgres", "load")
+    output = faults.kill_when(run, load, signal.SIGINT)
+    assert "Traceback" not in output
+    assert [name for name in leftovers(stack) if name.startswith("/")] == [], "a job goes on"
+    stack.converge()
+    assert leftovers(stack) == []
+    assert_holds(stack, small)
+
+
+def test_a_job_that_dies_is_told_and_nothing_changes(stack: Stack, small: dict[str, Any]) -> None:
+    before = stack.started()
+    for playbook, option in (("backup", "backup_name=dies"), ("restore", f"restore_name={SMALL}")):
+        run = faults.begin(stack, playbook, "-e", option)
+        job = faults.job_runs(stack, "postgres", "dump" if playbook == "backup" else "load")
+        while not job():
+            assert run.poll() is None
+        stack.client.kill("molecule_postgres_job")
+        output = run.communicate(timeout=300)[0]
+        assert run.returncode != 0
+        assert "Error: The" in output and "Traceback" not in output, output
+    assert stack.started() == before
+    assert leftovers(stack) == []
+
+
+def test_two_at_once_are_refused(stack: Stack, small: dict[str, Any]) -> None:
+    run = faults.begin(stack, "backup", "-e", "backup_name=first")
+    job = faults.job_runs(stack, "postgres", "dump")
+    while not job():
+        assert run.poll() is None
+    second = stack.play("restore", "-e", f"restore_name={SMALL}")
+    assert second.returncode != 0
+    assert "Another run is at work" in second.stderr, second.stderr
+    assert "first" in run.communicate(timeout=300)[0]
+    assert run.returncode == 0
+
+
 def launcher(*words: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
     """Run ./dev on the test inventory, in the environment that runs the tests."""
     inventory = ["--", f"--inventory={PROJECT}/molecule/inventory/hosts.yml"]
@@ -245,12 +336,11 @@ def launcher(*words: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
 
 
 def test_an_archive_brings_it_to_a_stack_that_has_nothing(
-    stack: Stack, original: dict[str, Any], tmp_path: Path
+    stack: Stack, small: dict[str, Any], tmp_path: Path
 ) -> None:
     made = launcher("backup", "moved", "--to-stdout")
     assert made.returncode == 0, made.stderr.decode()
     (tmp_path / "moved.tar").write_bytes(made.stdout)
-    wanted = held(stack)
     # As on another machine: no backup, no volume, no secrets.
     assert stack.play("down").returncode == 0
     for name in stack.volumes():
@@ -258,18 +348,17 @@ def test_an_archive_brings_it_to_a_stack_that_has_nothing(
     shutil.rmtree(stack.state)
     result = launcher("restore", "--from", str(tmp_path / "moved.tar"))
     assert result.returncode == 0, result.stdout.decode() + result.stderr.decode()
-    assert_holds(stack, wanted)
+    assert_holds(stack, small)
 
 
 def test_reset_backs_up_first_and_the_backup_brings_it_back(
-    stack: Stack, original: dict[str, Any]
+    stack: Stack, small: dict[str, Any]
 ) -> None:
-    before = held(stack)
     refused = stack.play("reset")
     assert refused.returncode != 0 and "--yes" in refused.stderr
     result = stack.play("reset", "-e", "reset_confirmed=true", "--skip-tags", "pgadmin")
     assert result.returncode == 0, result.stdout + result.stderr
-    assert stack.sql("SELECT to_regclass('pgbench_accounts')") == ""
+    assert stack.sql("SELECT to_regclass('pgbench_branches')") == ""
     with redis.Redis.from_url(stack.env()["REDIS_URL"]) as client:
         assert client.dbsize() < 10
     newest = backups(stack)[0]
@@ -277,12 +366,10 @@ def test_reset_backs_up_first_and_the_backup_brings_it_back(
     assert newest["name"] in result.stdout
     restored = stack.play("restore", "-e", "restore_name=latest")
     assert restored.returncode == 0, restored.stdout + restored.stderr
-    assert_holds(stack, before)
+    assert_holds(stack, small)
 
 
-def test_reset_of_what_cannot_be_backed_up_is_refused(
-    stack: Stack, original: dict[str, Any]
-) -> None:
+def test_reset_of_what_cannot_be_backed_up_is_refused(stack: Stack, small: dict[str, Any]) -> None:
     stack.client.stop("molecule_redis", timeout=20)
     volumes = stack.volumes()
     refused = stack.play("reset", "--tags", "redis", "-e", "reset_confirmed=true")
