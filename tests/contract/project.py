@@ -50,6 +50,11 @@ def options(role: str, entry_point: str = "main") -> dict[str, dict[str, Any]]:
     return dict(specs[entry_point].get("options") or {})
 
 
+def entry_points(role: str) -> list[str]:
+    """The names of a role's entry points."""
+    return list(read_yaml(f"roles/{role}/meta/argument_specs.yml")["argument_specs"])
+
+
 def defaults(role: str) -> dict[str, Any]:
     """A role's defaults."""
     return dict(read_yaml(f"roles/{role}/defaults/main.yml") or {})

@@ -14,6 +14,7 @@ import yaml
 from .project import (
     ROLES,
     ROOT,
+    entry_points,
     environment_names,
     evaluated,
     files,
@@ -248,7 +249,8 @@ def test_table_of_variables_repeats_the_spec(role: str) -> None:
 
 @pytest.mark.parametrize("role", ROLES)
 def test_variables_named_in_a_role_s_readme_exist(role: str) -> None:
-    known = {name for one in ROLES for name in options(one)} | {"agentos_state"}
+    known = {name for one in ROLES for point in entry_points(one) for name in options(one, point)}
+    known |= {"agentos_state"}
     known |= set(
         read_yaml("inventory/group_vars/all/wiring.yml")["stack_secret_variables"]
     )  # files
