@@ -283,7 +283,7 @@ def one_offs(containers: dict[str, str], first: dict[str, str]) -> dict[str, str
     """The service by name of each container that does a job for it and ends."""
     names = {f"{containers['agentos']}_migrate": "agentos"}
     for service in first:
-        names |= {f"{containers[service]}_{job}": service for job in ("job", "check")}
+        names |= {f"{containers[service]}_{job}": service for job in ("job", "check", "adopt")}
     return names
 
 
@@ -393,6 +393,7 @@ def volumes_of(observed: dict[str, Any], services: list[str]) -> list[str]:
 def next_volume(service: str, observed: dict[str, Any], first: dict[str, str]) -> str:
     """The name of a service's next data volume: its first one's with the lowest free number."""
     known = {*observed["volumes"], *observed["kept"], *observed["current"].values()}
+    known |= {*observed["foreign_volumes"]}
     number = 2
     while f"{first[service]}_{number}" in known:
         number += 1

@@ -20,6 +20,7 @@ LABEL_IMAGE = "dev-stack.image"
 LABEL_JOB = "dev-stack.job"  # what a container does that works on data: dump, load, ...
 LABEL_RUN = "dev-stack.run"  # the run that started it; see `this_process`
 LABEL_SCRATCH = "dev-stack.scratch"  # a volume that holds nothing of value
+LABEL_PROJECT = "com.docker.compose.project"  # docker compose's own
 
 # Where the callback and the modules of one run meet, on the machine that runs Ansible.
 RUN_VARIABLE = "DEV_STACK_RUN"
