@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
+import json
 import os
 import re
 import sys
@@ -339,6 +340,39 @@ def restore_problems(
     return problems
 
 
+def upgrade_problems(
+    observed: dict[str, Any], to: Any, rollback: Any, postgres_version: Any
+) -> list[str]:
+    """A line for each reason why PostgreSQL cannot be upgraded so.
+
+    Takes the major version to upgrade to, or whether to go back, and the setting postgres_version.
+    """
+    majors = ("16", "17", "18")
+    to, back = str(to), bool(as_bool(rollback))
+    if bool(to) == back:
+        return [
+            "Name the version, or the way back: ./dev upgrade --to 18, or ./dev upgrade --rollback"
+        ]
+    if back:
+        return []
+    if to not in majors:
+        return [f"PostgreSQL {to} is not known here; there are {', '.join(majors)}."]
+    if "postgres" not in services_with_data(observed):
+        return [f"There is no data to upgrade yet. Start with it: POSTGRES_VERSION={to} ./dev up"]
+    now = postgres_major(observed, "", 16)
+    if int(to) < now:
+        return [
+            f"The data is of PostgreSQL {now}, and an older version cannot take it. What was upgraded goes "
+            "back with: ./dev upgrade --rollback"
+        ]
+    if str(postgres_version) not in {"", to}:
+        return [
+            f"postgres_version (POSTGRES_VERSION) is set to {postgres_version}. Remove that setting, or set it to "
+            f"{to}, then: ./dev upgrade --to {to}"
+        ]
+    return []
+
+
 def backups_table(backups: list[dict[str, Any]], directory: str) -> str:
     """`backups` for people: a line per backup, the newest first."""
     if not backups:
@@ -555,25 +589,6 @@ def image_plan(
     return plan
 
 
-def unsafe_switches(
-    plan: dict[str, dict[str, Any]], observed: dict[str, Any], volumes: dict[str, str]
-) -> list[str]:
-    """A line for each image that could not read the volume it would be given.
-
-    Debian's Redis is 7.0 and writes an older format than the registry's newest 7, which reads
-    both. PostgreSQL's images are of one major version, and C.UTF-8 sorts alike in both.
-    """
-    volume = observed["volumes"].get(volumes.get("redis", "")) or {}
-    made_with = volume.get("labels", {}).get("dev-stack.image-source")
-    if "redis" not in plan or plan["redis"]["source"] != "packages" or made_with != "registry":
-        return []
-    return [
-        f"The volume {volumes['redis']} was made by the registry's Redis, which is newer than the "
-        "one built from packages: ./dev up -- -e image_source=registry, or, with what Redis holds "
-        "lost, ./dev reset"
-    ]
-
-
 def image_work(
     plan: dict[str, dict[str, Any]],
     definitions: dict[str, Any],
@@ -615,6 +630,256 @@ def image_work(
             if not observed["images"].get(official["python"]):
                 work["pull"].append(official["python"])
     return work
+
+
+# --- data ---------------------------------------------------------------------------------------
+
+# The newest version of the RDB format that each Redis reads; newer ones are not known here.
+RDB_READ_BY = {(5, 0): 9, (6, 0): 9, (6, 2): 9, (7, 0): 10, (7, 2): 11, (7, 4): 12}
+# Locales of the C library that sort by code point in every image. In the images built here, so
+# does en_US.utf8, the official image's; and with Alpine's C library, all do.
+BY_CODE_POINT = {"c", "posix", "c.utf8"}
+
+
+def volumes_to_look_at(
+    selected: list[str],
+    plan: dict[str, dict[str, Any]],
+    observed: dict[str, Any],
+    volumes: dict[str, str],
+) -> dict[str, str]:
+    """The volumes, by service, that are there and whose image has yet to prove that it opens them.
+
+    Takes the services of the run, where their images come from (image_plan), what was observed
+    (stack_info), and the volume of each service. A healthy container has proved it for its image.
+    """
+    looked_at = {}
+    for service in selected:
+        volume = volumes.get(service)
+        found = observed["services"].get(service) or {}
+        proved = (
+            found.get("health") == "healthy"
+            and found.get("volume") == volume
+            and found.get("image") == plan[service]["reference"]
+            and "image" not in found["drift"]
+        )
+        if volume in observed["volumes"] and not proved:
+            looked_at[service] = str(volume)
+    return looked_at
+
+
+def unsafe_data(
+    look: dict[str, Any],
+    asked: dict[str, Any],
+    volumes: dict[str, str],
+    plan: dict[str, dict[str, Any]],
+) -> list[str]:
+    """A line for each volume that its image could not open safely: the reason, and the way out.
+
+    Takes what volume_info found, what the running PostgreSQL said of itself (the result of its
+    task: `rc` 1 while it initialises, else the facts as JSON in `stdout`), the volumes by service
+    and where the images come from.
+    """
+    lines = []
+    for service, volume in volumes.items():
+        found, image = look["volumes"][service], look["images"][service]
+        reference = plan[service]["reference"]
+        if service == "postgres":
+            lines += _unsafe_postgres(found, image, asked, volume, reference)
+        elif service == "redis":
+            lines += _unsafe_redis(found, image, volume, reference)
+        elif service == "pgadmin":
+            lines += _unsafe_pgadmin(found, image, volume, reference)
+    return lines
+
+
+def _unsafe_postgres(
+    found: dict[str, Any], image: dict[str, Any], asked: dict[str, Any], volume: str, reference: str
+) -> list[str]:
+    """The lines for PostgreSQL's volume: one at most, the first reason is enough."""
+    if found["empty"]:
+        return []
+    if found["complete"] is False and asked.get("rc") == 1:
+        return [
+            f"PostgreSQL is still initialising the volume {volume}. Wait until it is done, which "
+            "./dev logs -f postgres tells, then run this again."
+        ]
+    if found["complete"] is False:
+        return [_half_made(found, volume)]
+    if not found["major"]:
+        return [
+            f"The volume {volume} holds no PostgreSQL data but something else (there is "
+            f"{found['first']}), so PostgreSQL is not started on it. If it is not needed: "
+            "./dev reset postgres"
+        ]
+    major, wanted = as_int(found["major"]), as_int(image["major"])
+    if major is None:
+        return [
+            f"The volume {volume} has a PG_VERSION that is no version: {found['major']!r}. Put a "
+            "backup back: ./dev restore latest, or start afresh: ./dev reset postgres"
+        ]
+    if wanted is not None and major < wanted:
+        return [
+            f"The volume {volume} holds the data of PostgreSQL {major}, which {reference}, of "
+            f"PostgreSQL {wanted}, cannot open. Carry the data over: ./dev upgrade --to {wanted}"
+        ]
+    if wanted is not None and major > wanted:
+        return [
+            f"The volume {volume} holds the data of PostgreSQL {major}, which {reference}, of "
+            f"PostgreSQL {wanted}, cannot open: no PostgreSQL reads a newer one's. Set "
+            f"postgres_version back to {major}, or return to the data from before the upgrade: "
+            "./dev upgrade --rollback"
+        ]
+    return _unsafe_sorting(found, image, asked, volume, reference)
+
+
+def _half_made(found: dict[str, Any], volume: str) -> str:
+    """The line for a cluster of which something is missing."""
+    missing = ", ".join(found["lacking"])
+    if "dev-stack.json" in found["lacking"]:  # which initialisation ends by writing
+        return (
+            f"The volume {volume} holds a half-made PostgreSQL cluster: its initialisation was cut "
+            f"short ({missing} is missing), so it was never in use and nothing of value is in it. "
+            "Start afresh: ./dev reset postgres"
+        )
+    return (
+        f"The volume {volume} holds an incomplete PostgreSQL cluster: {missing} is missing. Its "
+        "initialisation was cut short, or files were lost. Put a backup back: ./dev restore "
+        "latest, or start afresh: ./dev reset postgres"
+    )
+
+
+def sorting(provider: str, locale: str, family: str) -> str:
+    """What decides how texts sort: equal for two image families where the order is the same.
+
+    Takes a collation's provider (c: the C library, i: ICU, b: PostgreSQL itself) and locale.
+    """
+    same = {"c.utf-8": "c.utf8", "en_us.utf-8": "en_us.utf8"}
+    name = same.get(locale.lower(), locale.lower())
+    if provider == "i":
+        return f"ICU of {family}"
+    by_code_point = name in BY_CODE_POINT or family == "alpine"
+    by_code_point |= family == "packages" and name == "en_us.utf8"
+    return "code points" if provider == "b" or by_code_point else f"{name} of {family}"
+
+
+def _unsafe_sorting(
+    found: dict[str, Any], image: dict[str, Any], asked: dict[str, Any], volume: str, reference: str
+) -> list[str]:
+    """The line for databases that another C library or ICU would sort differently.
+
+    Their indexes would be out of order there, which gives wrong results and no error.
+    """
+    noted = found["marker"] or {}
+    try:
+        noted = (
+            json.loads(asked.get("stdout") or "null") or noted
+        )  # newer than what is on the volume
+    except ValueError:
+        pass
+    known = "databases" in noted
+    # Without a note, the user's number on the files tells Debian's from the others.
+    made_with = {"registry": "alpine", "packages": "packages"}.get(found["made_with"])
+    family = noted.get("family") or ("debian" if found["uid"] == 999 else made_with)
+    wanted = image["family"]
+    if wanted is None or family is None or family == wanted:
+        return []
+    if not known and family == "debian" and wanted.startswith("debian "):
+        return []  # which Debian is not known; PostgreSQL itself warns of another version
+    back = "packages" if family == "packages" else "registry"
+    source = "packages" if wanted == "packages" else "registry"
+    if back != source:
+        keep = f"Keep to the images it was made with: ./dev up -- -e image_source={back}"
+    else:
+        keep = f"Keep to the image it was made with, of the kind {family} (registry_images)"
+    if not known:
+        return [
+            f"The volume {volume} was made with PostgreSQL's image of the kind {family}, and "
+            f"{reference} is of the kind {wanted}, which may sort texts differently; whether that "
+            "would break its indexes is not noted on the volume. Run it once with the image it was "
+            f"made with, which notes it: ./dev up -- -e image_source={back}"
+        ]
+    differing = [
+        f"database {one['name']} ({one['locale']})"
+        for one in noted["databases"]
+        if sorting(one["provider"], one["locale"], family)
+        != sorting(one["provider"], one["locale"], wanted)
+    ]
+    differing += [
+        f"columns with the collation {one['name']} in {one['database']}"
+        for one in noted.get("collations", [])
+        if sorting(one["provider"], one["locale"], family)
+        != sorting(one["provider"], one["locale"], wanted)
+    ]
+    if not differing:
+        return []
+    return [
+        f"The volume {volume} was written by PostgreSQL's image of the kind {family}; {reference} "
+        f"is of the kind {wanted} and sorts differently: {', '.join(differing)}. Indexes would be "
+        f"out of order there, without an error. {keep}. Or carry the data over, which makes the "
+        f"indexes anew: ./dev upgrade --to {found['major']}"
+    ]
+
+
+def rdb_read_by(redis: str | None) -> int | None:
+    """The newest RDB version that this Redis reads, or None where that is not known."""
+    parts = re.match(r"(\d+)\.(\d+)", redis or "")
+    return RDB_READ_BY.get((int(parts[1]), int(parts[2]))) if parts else None
+
+
+def _unsafe_redis(
+    found: dict[str, Any], image: dict[str, Any], volume: str, reference: str
+) -> list[str]:
+    """The lines for Redis's volume."""
+    if found["empty"]:
+        return []
+    if found["foreign"]:
+        return [
+            f"The volume {volume} holds no Redis data but something else (there is "
+            f"{found['foreign']}), so Redis is not started on it. If it is not needed: "
+            "./dev reset redis"
+        ]
+    aof = found["aof"]
+    if aof and (aof["missing"] or not aof["readable"]):
+        what = f"lists {', '.join(aof['missing'])}, which is missing"
+        if not aof["readable"]:
+            what = "has a manifest that cannot be read, or none"
+        return [
+            f"The append-only file on the volume {volume} {what}; Redis would not start. Put a "
+            "backup back: ./dev restore latest, or start afresh, with what Redis holds lost: "
+            "./dev reset redis"
+        ]
+    # With an append-only file, dump.rdb is not read.
+    written = aof["base_rdb"] if aof else found["rdb"]
+    reads = rdb_read_by(image["redis"])
+    if written and reads and written > reads:
+        return [
+            f"The volume {volume} was written by a newer Redis (RDB version {written}) than "
+            f"{reference} (Redis {image['redis']}, which reads up to {reads}). Use the newer one: "
+            "./dev up -- -e image_source=registry, or, with what Redis holds lost, ./dev reset redis"
+        ]
+    return []
+
+
+def _unsafe_pgadmin(
+    found: dict[str, Any], image: dict[str, Any], volume: str, reference: str
+) -> list[str]:
+    """The lines for pgAdmin's volume."""
+    if found["empty"]:
+        return []
+    if found["foreign"]:
+        return [
+            f"The volume {volume} holds nothing of pgAdmin's but something else (there is "
+            f"{found['foreign']}), so pgAdmin is not started on it. If it is not needed: "
+            "./dev reset pgadmin"
+        ]
+    if found["schema"] and image["schema"] and found["schema"] > image["schema"]:
+        return [
+            f"The volume {volume} holds the settings of a newer pgAdmin (schema {found['schema']}) "
+            f"than {reference} (schema {image['schema']}), which would fail on them or put them "
+            "aside. Use the newer one again (registry_images), or, with its settings lost: "
+            "./dev reset pgadmin"
+        ]
+    return []
 
 
 # --- reports ------------------------------------------------------------------------------------
@@ -778,10 +1043,12 @@ class FilterModule:
             "healthy_services": healthy_services,
             "restore_problems": restore_problems,
             "backups_table": backups_table,
+            "upgrade_problems": upgrade_problems,
             "one_offs": one_offs,
             "next_volume": next_volume,
             "other_owner": other_owner,
-            "unsafe_switches": unsafe_switches,
+            "volumes_to_look_at": volumes_to_look_at,
+            "unsafe_data": unsafe_data,
             "with_users_of": with_users_of,
             "tree_digest": tree_digest,
             "image_references": image_references,

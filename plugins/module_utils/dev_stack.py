@@ -77,8 +77,8 @@ KNOWN_ERRORS: tuple[tuple[str, str], ...] = (
     ),
     (
         r"database files are incompatible with server",
-        "The volume was made by another major version of PostgreSQL, named above. Put the image of "
-        "that version back: registry_images in inventory/group_vars/all/settings.yml.",
+        "The volume was made by another major version of PostgreSQL, named above. Carry the data "
+        "over to a newer one: ./dev upgrade --to <version>. Or put the image of that version back.",
     ),
     (
         r"superuser password is not specified|password authentication failed",
@@ -87,8 +87,9 @@ KNOWN_ERRORS: tuple[tuple[str, str], ...] = (
     ),
     (
         r"Bad file format reading the append only file|AOF .*(corrupt|truncated)",
-        "Redis cannot read its append-only file. Look at it before anything is repaired: "
-        "docker run --rm -v <volume>:/data <redis image> redis-check-aof "
+        "Redis cannot read its append-only file, usually after a power loss. Put the last backup "
+        "back: ./dev restore latest. Without one, look at it before anything is repaired: docker "
+        "run --rm -v <volume>:/data <redis image> redis-check-aof "
         "/data/appendonlydir/appendonly.aof.manifest",
     ),
     (
@@ -98,8 +99,14 @@ KNOWN_ERRORS: tuple[tuple[str, str], ...] = (
     ),
     (
         r"could not locate a valid checkpoint record",
-        "The write-ahead log was damaged, usually by a power loss. Do not run pg_resetwal on the "
-        "only copy: copy the volume first.",
+        "The write-ahead log was damaged, usually by a power loss. Put the last backup back: "
+        "./dev restore latest. Without one, do not run pg_resetwal on the only copy: copy the "
+        "volume first.",
+    ),
+    (
+        r"unsupported version \(.*\) in file header|invalid command \\(un)?restrict",
+        "The dump was made with newer tools than those that read it. ./dev backup and ./dev restore "
+        "use the tools of the stack's own image. Otherwise dump again, with tools as old as these.",
     ),
     (
         r"toomanyrequests|rate limit",

@@ -329,7 +329,7 @@ def act(p: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     return {
         "changed": True,
         "path": str(directory / manifest["name"]),
-        "size": human_size(total),
+        "holds": human_size(total),
         "pruned": prune(directory, p["keep"]),
         "manifest": manifest,
     }

@@ -116,7 +116,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     if module.check_mode:
-        module.exit_json(changed=False, results={})
+        module.exit_json(changed=False, jobs={})
     names = module.params["containers"]
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, end)
@@ -135,8 +135,8 @@ def main() -> None:
         fix = explain(failure)
         lines = [module.params["failed"], failure, fix]
         message = "\n".join(line for line in lines if line)
-        module.fail_json(clear=True, msg=message, results=results)
-    module.exit_json(changed=False, results=results)
+        module.fail_json(clear=True, msg=message, jobs=results)
+    module.exit_json(changed=False, jobs=results)
 
 
 def remove(docker_host: str, name: str) -> None:

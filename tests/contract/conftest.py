@@ -23,3 +23,9 @@ def filters() -> ModuleType:
 def env_file() -> ModuleType:
     """plugins/modules/env_file.py."""
     return load_plugin("modules", "env_file")
+
+
+@pytest.fixture(scope="session")
+def volume_info() -> ModuleType:
+    """plugins/modules/volume_info.py."""
+    return load_plugin("modules", "volume_info")

@@ -566,28 +566,6 @@ def test_where_an_image_comes_from(
 
 
 @pytest.mark.parametrize(
-    ("source", "observed", "refused"),
-    [
-        ("packages", engine(made_with={"redis": "registry"}), True),
-        ("packages", engine(made_with={"redis": "packages"}), False),
-        ("packages", engine(), False),
-        ("registry", engine(made_with={"redis": "registry"}), False),
-        ("registry", engine(made_with={"redis": "packages"}), False),
-        ("packages", engine(made_with={"postgres": "registry"}), False),
-    ],
-)
-def test_an_older_redis_is_not_given_a_newer_one_s_volume(
-    filters: ModuleType, source: str, observed: dict[str, Any], refused: bool
-) -> None:
-    plan = filters.image_plan(["postgres", "redis"], source, REFERENCES, observed, VOLUMES, None)
-    lines = filters.unsafe_switches(plan, observed, VOLUMES)
-    assert len(lines) == refused
-    assert all(VOLUMES["redis"] in line and "image_source=registry" in line for line in lines)
-    without = {name: one for name, one in plan.items() if name != "redis"}
-    assert filters.unsafe_switches(without, observed, VOLUMES) == []
-
-
-@pytest.mark.parametrize(
     ("observed", "answers", "source"),
     [
         (engine("python:3.12-slim"), None, "registry"),

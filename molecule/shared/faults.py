@@ -1,0 +1,78 @@
+"""Runs that are ended on the way: killed without a chance to tidy up, as by a crash."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+
+from stack import PROJECT, Stack
+
+
+def begin(
+    stack: Stack, playbook: str, *options: str, environment: dict[str, str] | None = None
+) -> subprocess.Popen[str]:
+    """Start a playbook on the test inventory in a process group of its own; does not wait."""
+    inventory = PROJECT / "molecule/inventory/hosts.yml"
+    return subprocess.Popen(
+        ["ansible-playbook", f"--inventory={inventory}", f"playbooks/{playbook}.yml", *options],
+        cwd=PROJECT,
+        env=stack.user_environment() | (environment or {}),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def kill_when(
+    run: subprocess.Popen[str],
+    moment: Callable[[], bool],
+    number: signal.Signals = signal.SIGKILL,
+    seconds: float = 240,
+) -> str:
+    """Send a signal to a run and all it started as soon as `moment()` is true; its output.
+
+    Fails the test if the moment never comes, since then nothing was tested.
+    """
+    limit = time.monotonic() + seconds
+    while not moment():
+        if run.poll() is not None:
+            output = run.communicate()[0]
+            raise AssertionError(f"it ended with {run.returncode} before the moment:\n{output}")
+        if time.monotonic() > limit:
+            os.killpg(run.pid, signal.SIGKILL)
+            raise AssertionError(f"the moment did not come:\n{run.communicate()[0]}")
+        time.sleep(0.02)
+    os.killpg(run.pid, number)
+    return run.communicate(timeout=120)[0]
+
+
+def job_runs(stack: Stack, service: str, job: str) -> Callable[[], bool]:
+    """A moment: the job of a service is at work."""
+
+    def moment() -> bool:
+        labels = [f"dev-stack.stack={stack.name}", f"dev-stack.job={job}"]
+        labels.append(f"dev-stack.service={service}")
+        return bool(stack.client.containers(filters={"label": labels, "status": "running"}))
+
+    return moment
+
+
+def volume_exists(stack: Stack, name: str) -> Callable[[], bool]:
+    """A moment: a volume was made."""
+    return lambda: name in stack.volumes()
+
+
+def container_gone(stack: Stack, service: str) -> Callable[[], bool]:
+    """A moment: a service's container was removed."""
+    return lambda: service not in stack.services()
+
+
+def switched(stack: Stack, volume: str) -> Callable[[], bool]:
+    """A moment: the record says that this volume is in use."""
+    record = stack.state / "volumes.json"
+    return lambda: record.exists() and f'"{volume}"' in record.read_text().split('"previous"')[0]
