@@ -28,12 +28,9 @@ attributes:
 author: HYVVE
 """
 
-import base64
-import json
 import os
 import re
 import tarfile
-from contextlib import closing
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -44,6 +41,7 @@ from ansible.module_utils.dev_stack import (
     LABEL_SERVICE,
     LABEL_STACK,
     RUN_VARIABLE,
+    Files,
     connect,
     explain,
 )
@@ -59,37 +57,6 @@ REDIS_FOLDERS = ("", "data")
 # Redis writes dump.rdb for a while after the moment that it shows; commands that came meanwhile are
 # in the append-only file alone.
 NEWER = 3600
-
-
-class Files:
-    """The files of a container that was never started."""
-
-    def __init__(self, client: Any, container: str) -> None:
-        """Takes the engine's client and the container's id."""
-        self.client = client
-        self.url = client._url("/containers/{0}/archive", container)
-
-    def stat(self, path: str) -> dict[str, Any] | None:
-        """{name, size, mode, mtime} of a file or folder, or None where there is none."""
-        answer = self.client.head(self.url, params={"path": path})
-        if answer.status_code == 404:
-            return None
-        answer.raise_for_status()
-        found = base64.b64decode(answer.headers["X-Docker-Container-Path-Stat"])
-        return dict(json.loads(found))
-
-    def read(self, path: str, limit: int) -> tuple[bytes, tarfile.TarInfo] | None:
-        """The first `limit` bytes of a file and what tar says of it; None where there is none."""
-        plain = {"Accept-Encoding": "identity"}
-        asked = self.client.get(self.url, params={"path": path}, headers=plain, stream=True)
-        with closing(asked) as answer:
-            if answer.status_code == 404:
-                return None
-            answer.raise_for_status()
-            with tarfile.open(fileobj=answer.raw, mode="r|", bufsize=1024) as archive:
-                entry = archive.next()
-                file = archive.extractfile(entry) if entry and entry.isreg() else None
-                return (file.read(limit), entry) if entry and file else None
 
 
 # --- what a volume holds ------------------------------------------------------------------------
@@ -192,9 +159,9 @@ def described(client: Any, listed: list[dict[str, Any]]) -> list[dict[str, Any]]
 
     containers = []
     for one in listed:
-        if not any(mount["Type"] == "volume" for mount in one.get("Mounts") or []):
-            continue
         labels = one.get("Labels") or {}
+        if LABEL_STACK in labels or not any(m["Type"] == "volume" for m in one.get("Mounts") or []):
+            continue
         try:
             data = client.inspect_container(one["Id"])
         except docker.errors.NotFound:  # removed this very moment
