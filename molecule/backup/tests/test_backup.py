@@ -1,0 +1,295 @@
+"""Backups, restores and resets of real data: what comes back, and what bad input leaves untouched."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import data
+import psycopg
+import pytest
+import redis
+import redis_data
+from stack import PORTS, PROJECT, Stack
+
+KEYS = 1_000_000
+SCALE = 10
+FULL = "full"  # the backup that most tests use
+
+
+def held(stack: Stack) -> dict[str, Any]:
+    """All that the services hold, by the tests' own means."""
+    password = stack.secrets()["redis_password"]
+    return {
+        "postgres": data.contents(stack.client, "molecule_postgres"),
+        "redis": redis_data.digest(PORTS["redis"], password),
+    }
+
+
+def assert_holds(stack: Stack, wanted: dict[str, Any]) -> None:
+    """The services hold the same as then, and can be logged in to with the present passwords."""
+    found = held(stack)
+    assert data.differences(wanted["postgres"], found["postgres"]) == []
+    assert found["redis"] == wanted["redis"]
+    with psycopg.connect(stack.env()["DATABASE_URL"]) as connection:
+        connection.execute("SELECT 1")
+    assert stack.status()["healthy"]
+
+
+def in_use(stack: Stack) -> dict[str, str]:
+    """The volume that each container mounts."""
+    return {
+        service: mount["Name"]
+        for service in stack.services()
+        for mount in stack.inspect(service)["Mounts"]
+        if mount["Type"] == "volume"
+    }
+
+
+def change(stack: Stack) -> None:
+    """Change what is there, so that a restore has something to bring back."""
+    stack.sql("DROP TABLE IF EXISTS pgbench_history; CREATE TABLE later (id int)")
+    stack.sql("DELETE FROM pgbench_accounts WHERE aid % 3 = 0")
+    with redis.Redis.from_url(stack.env()["REDIS_URL"]) as client:
+        client.set("later", 1)
+        client.delete("long")
+
+
+def backups(stack: Stack) -> list[dict[str, Any]]:
+    """What `backups --json` tells."""
+    told = stack.play("backups", "-e", "backups_format=json")
+    assert told.returncode == 0, told.stderr
+    listed: list[dict[str, Any]] = json.loads(told.stdout)["backups"]
+    return listed
+
+
+@pytest.fixture(scope="module")
+def original(stack: Stack) -> dict[str, Any]:
+    """The data in its first state, which is also in the backup FULL."""
+    data.fill(stack.client, "molecule_postgres", SCALE)
+    redis_data.fill(PORTS["redis"], stack.secrets()["redis_password"], KEYS, expiring=1000)
+    form = {"message": "kept", "stream": "false", "session_id": "kept"}
+    with stack.agentos() as client:
+        assert client.post("/workflows/stack-check/runs", data=form).status_code == 200
+    before = held(stack)
+    started = stack.started()
+    made = stack.play("backup", "-e", f"backup_name={FULL}")
+    assert made.returncode == 0, made.stdout + made.stderr
+    assert stack.started() == started, "a backup must not disturb what runs"
+    return before
+
+
+def test_a_backup_tells_what_it_holds(stack: Stack, original: dict[str, Any]) -> None:
+    (one,) = backups(stack)
+    assert one["name"] == FULL and one["stack"] == "molecule"
+    databases = {entry["name"]: entry for entry in one["services"]["postgres"]["databases"]}
+    assert databases["hyvve"]["rows"] >= SCALE * 100_000
+    assert set(one["services"]) == {"postgres", "redis", "pgadmin"}
+    folder = stack.state / "backups" / FULL
+    for path in (folder, *folder.rglob("*")):
+        assert path.stat().st_mode & 0o077 == 0, path
+        assert path.stat().st_uid == os.getuid()
+    assert [v for v in stack.volumes() if v.endswith("_check")] == []
+
+
+def test_a_restore_brings_all_of_it_back(stack: Stack, original: dict[str, Any]) -> None:
+    change(stack)
+    changed = held(stack)
+    with redis.Redis.from_url(stack.env()["REDIS_URL"]) as client:
+        assert client.exists("later")
+    client.close()
+    restored = stack.play("restore", "-e", "restore_name=latest")
+    assert restored.returncode == 0, restored.stdout + restored.stderr
+    assert_holds(stack, original)
+    with stack.agentos() as agentos:
+        runs = agentos.get("/sessions/kept/runs", params={"type": "workflow"})
+    assert [run["status"] for run in runs.json()] == ["COMPLETED"]
+    used = in_use(stack)
+    assert used["postgres"] == "molecule_postgres_data_2"
+    assert "molecule_postgres_data" in stack.volumes(), "the old data is kept"
+    assert "changed=0" in stack.converge()
+
+    back = stack.play("restore", "-e", "restore_rollback=true")
+    assert back.returncode == 0, back.stdout + back.stderr
+    assert_holds(stack, changed)
+    assert in_use(stack)["postgres"] == "molecule_postgres_data"
+
+
+def test_the_next_restore_removes_what_the_last_one_kept(
+    stack: Stack, original: dict[str, Any]
+) -> None:
+    for _ in range(2):
+        restored = stack.play("restore", "-e", f"restore_name={FULL}")
+        assert restored.returncode == 0, restored.stdout + restored.stderr
+    assert_holds(stack, original)
+    for service in ("postgres", "redis", "pgadmin"):
+        own = [name for name in stack.volumes() if f"_{service}_data" in name]
+        assert len(own) == 2, own
+
+
+@pytest.fixture
+def untouched(stack: Stack) -> Iterator[None]:
+    """Whatever the test tries leaves containers, volumes and backups as they were."""
+    before = (stack.started(), stack.volumes(), in_use(stack))
+    kept = sorted(path.name for path in (stack.state / "backups").iterdir())
+    yield
+    assert (stack.started(), stack.volumes(), in_use(stack)) == before
+    assert sorted(path.name for path in (stack.state / "backups").iterdir()) == kept
+
+
+@pytest.mark.usefixtures("original", "untouched")
+class TestBadInput:
+    """A clear line, and nothing touched."""
+
+    def refused(self, stack: Stack, playbook: str, *options: str) -> str:
+        words = [word for option in options for word in ("-e", option)]
+        result = stack.play(playbook, *words)
+        assert result.returncode != 0, result.stdout
+        assert "Traceback" not in result.stdout + result.stderr
+        assert "changed:" not in result.stdout
+        return result.stderr
+
+    def test_an_unknown_backup(self, stack: Stack) -> None:
+        told = self.refused(stack, "restore", "restore_name=nightly")
+        assert f"There is no backup nightly. There are: {FULL}" in told
+
+    @pytest.mark.parametrize("name", ["../../etc", "a/b", "-rf", ".hidden"])
+    def test_a_name_with_path_characters(self, stack: Stack, name: str) -> None:
+        for playbook, variable in (("backup", "backup_name"), ("restore", "restore_name")):
+            option = json.dumps({variable: name})
+            assert "cannot be the name of a backup" in self.refused(stack, playbook, option)
+
+    def test_a_name_that_is_taken(self, stack: Stack) -> None:
+        told = self.refused(stack, "backup", f"backup_name={FULL}")
+        assert f"There is a backup {FULL} already" in told
+
+    def test_nothing_named(self, stack: Stack) -> None:
+        assert "./dev restore latest" in self.refused(stack, "restore")
+
+    @pytest.mark.parametrize("damage", ["truncated", "altered", "missing"])
+    def test_a_damaged_backup(self, stack: Stack, damage: str) -> None:
+        folder = stack.state / "backups" / FULL
+        (dump,) = sorted(folder.glob("postgres/*.dump"), key=lambda p: p.stat().st_size)[-1:]
+        content = dump.read_bytes()
+        try:
+            if damage == "missing":
+                dump.unlink()
+            elif damage == "truncated":
+                dump.write_bytes(content[:-100])
+            else:
+                middle = len(content) // 2
+                dump.write_bytes(content[:middle] + b"\0" + content[middle + 1 :])
+            told = self.refused(stack, "restore", f"restore_name={FULL}")
+            assert f"The backup {FULL} is damaged" in told and dump.name in told
+        finally:
+            dump.write_bytes(content)
+            dump.chmod(0o600)
+
+    def test_an_archive_that_is_none(self, stack: Stack, tmp_path: Path) -> None:
+        (tmp_path / "not.tar").write_bytes(b"no archive" * 1000)
+        told = self.refused(stack, "restore", f"restore_from={tmp_path}/not.tar")
+        assert "is no archive of a backup" in told
+        told = self.refused(stack, "restore", f"restore_from={tmp_path}/none.tar")
+        assert "No such file" in told
+
+    def test_clients_that_are_connected(self, stack: Stack) -> None:
+        url = stack.env()["DATABASE_URL"]
+        with psycopg.connect(url, application_name="my-app"):
+            told = self.refused(stack, "restore", f"restore_name={FULL}")
+        assert "my-app" in told and "--disconnect" in told
+        with redis.Redis.from_url(stack.env()["REDIS_URL"], client_name="my-worker") as client:
+            client.ping()
+            told = self.refused(stack, "restore", f"restore_name={FULL}")
+        assert "my-worker" in told
+
+    def test_a_disk_without_room(self, stack: Stack, tmp_path: Path) -> None:
+        if os.geteuid() != 0:
+            pytest.skip("mounting takes root")
+        folder = stack.state / "backups"
+        aside = folder.with_name("backups-aside")
+        folder.rename(aside)
+        folder.mkdir(0o700)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", folder], check=True)
+        try:
+            result = stack.play("backup")
+            assert result.returncode != 0
+            assert "MB free, and this may take" in result.stderr
+            assert list(folder.iterdir()) == []
+        finally:
+            subprocess.run(["umount", folder], check=True)
+            folder.rmdir()
+            aside.rename(folder)
+
+
+def launcher(*words: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
+    """Run ./dev on the test inventory, in the environment that runs the tests."""
+    inventory = ["--", f"--inventory={PROJECT}/molecule/inventory/hosts.yml"]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("ANSIBLE_")}
+    program = shutil.which("ansible-playbook")
+    assert program is not None
+    environment["DEV_VENV"] = str(Path(program).parent.parent)
+    return subprocess.run(
+        [PROJECT / "dev", *words, *inventory],
+        capture_output=True,
+        env=environment,
+        timeout=600,
+        stdin=subprocess.DEVNULL,
+        check=False,
+        **options,
+    )
+
+
+def test_an_archive_brings_it_to_a_stack_that_has_nothing(
+    stack: Stack, original: dict[str, Any], tmp_path: Path
+) -> None:
+    made = launcher("backup", "moved", "--to-stdout")
+    assert made.returncode == 0, made.stderr.decode()
+    (tmp_path / "moved.tar").write_bytes(made.stdout)
+    wanted = held(stack)
+    # As on another machine: no backup, no volume, no secrets.
+    assert stack.play("down").returncode == 0
+    for name in stack.volumes():
+        stack.client.remove_volume(name)
+    shutil.rmtree(stack.state)
+    result = launcher("restore", "--from", str(tmp_path / "moved.tar"))
+    assert result.returncode == 0, result.stdout.decode() + result.stderr.decode()
+    assert_holds(stack, wanted)
+
+
+def test_reset_backs_up_first_and_the_backup_brings_it_back(
+    stack: Stack, original: dict[str, Any]
+) -> None:
+    before = held(stack)
+    refused = stack.play("reset")
+    assert refused.returncode != 0 and "--yes" in refused.stderr
+    result = stack.play("reset", "-e", "reset_confirmed=true", "--skip-tags", "pgadmin")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert stack.sql("SELECT to_regclass('pgbench_accounts')") == ""
+    with redis.Redis.from_url(stack.env()["REDIS_URL"]) as client:
+        assert client.dbsize() < 10
+    newest = backups(stack)[0]
+    assert newest["why"] == "before a reset"
+    assert newest["name"] in result.stdout
+    restored = stack.play("restore", "-e", "restore_name=latest")
+    assert restored.returncode == 0, restored.stdout + restored.stderr
+    assert_holds(stack, before)
+
+
+def test_reset_of_what_cannot_be_backed_up_is_refused(
+    stack: Stack, original: dict[str, Any]
+) -> None:
+    stack.client.stop("molecule_redis", timeout=20)
+    volumes = stack.volumes()
+    refused = stack.play("reset", "--tags", "redis", "-e", "reset_confirmed=true")
+    assert refused.returncode != 0
+    assert "--no-backup" in refused.stderr and "Nothing was removed" in refused.stderr
+    assert stack.volumes() == volumes
+    options = ["--tags", "redis", "-e", "reset_confirmed=true", "-e", "reset_backup=no"]
+    assert stack.play("reset", *options).returncode == 0
+    with redis.Redis.from_url(stack.env()["REDIS_URL"]) as client:
+        assert client.dbsize() < 10
