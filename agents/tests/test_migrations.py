@@ -704,8 +704,9 @@ def test_waits_for_a_locked_table_only_so_long(migrated: Database) -> None:
     ("name", "value", "wrong"),
     [
         ("MIGRATION_DATABASE_URL", "", "MIGRATION_DATABASE_URL is not set"),
-        ("MIGRATION_DATABASE_URL", f"mysql://u:{PASSWORD}@h/d",
-         "MIGRATION_DATABASE_URL is not a PostgreSQL URL"),
+        # Named, since pytest-xdist wants a test to have the same name in each process.
+        pytest.param("MIGRATION_DATABASE_URL", f"mysql://u:{PASSWORD}@h/d",
+                     "MIGRATION_DATABASE_URL is not a PostgreSQL URL", id="another database"),
         ("MIGRATION_DATABASE_URL", "postgresql://u:p@h", "MIGRATION_DATABASE_URL names no database"),
         ("MIGRATION_DATABASE_URL_FILE", "/missing",
          "MIGRATION_DATABASE_URL and MIGRATION_DATABASE_URL_FILE are both set"),

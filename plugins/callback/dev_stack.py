@@ -26,11 +26,11 @@ from typing import Any
 
 from ansible import constants as C
 from ansible import context
-from ansible.template import Templar
 from ansible.plugins.callback.default import CallbackModule as DefaultCallback
+from ansible.template import Templar
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), os.pardir, "module_utils"))
-from dev_stack import PROGRESS_VARIABLE, RUN_VARIABLE, explain, this_process
+from dev_stack import PROGRESS_VARIABLE, RUN_VARIABLE, explain, process_name
 
 SLOW = 3.0  # seconds after which a task says that it is still at work
 EVERY = 15.0  # seconds between such lines where output is not a terminal
@@ -64,7 +64,8 @@ class CallbackModule(DefaultCallback):
         self._silent_end = False
         self._stop = threading.Event()
         self._ticker: threading.Thread | None = None
-        os.environ[RUN_VARIABLE] = this_process()
+        # How other runs tell whether this one is still at work.
+        os.environ[RUN_VARIABLE] = process_name()
         self._progress = ""
 
     @property

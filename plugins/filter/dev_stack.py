@@ -23,6 +23,7 @@ SPECIAL_TAGS = {"all", "always", "never", "tagged", "untagged"}
 # molecule skips these in every run
 SPECIAL_TAGS |= {"notest", "molecule-notest", "molecule-idempotence-notest"}
 LEAST_MEGABYTES = 64
+POSTGRES_MAJORS = (16, 17, 18)
 IGNORED_IN_DIGEST = {"__pycache__", ".pytest_cache", ".ruff_cache", ".mypy_cache", "tests"}
 IGNORED_IN_DIGEST |= {"README.md", ".dockerignore"}
 
@@ -62,6 +63,19 @@ HOLDERS = {
 }
 
 
+# Which services know one without a file of it: AgentOS's role logs in to PostgreSQL.
+KNOWN_TO = {"agentos_db_password": ("postgres",)}
+
+
+def secrets_of(services: list[str], optional: list[str]) -> list[str]:
+    """The secrets that one of these services knows, but for the optional ones."""
+    return [
+        secret
+        for secret, holders in HOLDERS.items()
+        if secret not in optional and {*holders, *KNOWN_TO.get(secret, ())} & set(services)
+    ]
+
+
 def with_users_of(
     selected: list[str], changed_secrets: list[str], existing: list[str]
 ) -> list[str]:
@@ -74,6 +88,11 @@ def with_users_of(
     return [s for s in SERVICES if s in selected or s in joining]
 
 
+def is_well(found: dict[str, Any]) -> bool:
+    """Whether a container's last health check succeeded; not so of {}, one that is not there."""
+    return found.get("health") == "healthy" and not found.get("failing")
+
+
 def migrated_with(observed: dict[str, Any]) -> dict[str, str]:
     """The image and the files with which AgentOS was healthy before the run; {} if it was not.
 
@@ -83,10 +102,7 @@ def migrated_with(observed: dict[str, Any]) -> dict[str, str]:
     """
     services = observed["services"]
     found = services.get("agentos", {})
-    whole = all(
-        one.get("health") == "healthy" and not one.get("failing")
-        for one in (found, services.get("postgres", {}))
-    )
+    whole = is_well(found) and is_well(services.get("postgres", {}))
     interrupted = any(one["service"] == "agentos" for one in observed["others"])
     if not whole or interrupted or "image" in found["drift"]:
         return {}
@@ -183,6 +199,11 @@ def settings_problems(s: dict[str, Any]) -> list[str]:
         problems.append(
             f"image_source is {s['image_source']!r}; it has to be {' or '.join(sources)}."
         )
+    if str(s["postgres_version"]) not in {"", *map(str, POSTGRES_MAJORS)}:
+        problems.append(
+            f"postgres_version is {s['postgres_version']!r}; it has to be "
+            f"{' or '.join(map(str, POSTGRES_MAJORS))}, or empty."
+        )
     if s["image_registry"] and not re.fullmatch(
         r"[A-Za-z0-9.-]+(:\d+)?(/[a-z0-9._/-]+)?", str(s["image_registry"])
     ):
@@ -220,11 +241,6 @@ def settings_problems(s: dict[str, Any]) -> list[str]:
     for name in ("pgadmin_enabled", "agentos_reload", "take_over"):
         if as_bool(s.get(name, False)) is None:
             problems.append(f"{name} is {s.get(name)!r}; it has to be true or false.")
-    if str(s["postgres_version"]) not in {"", "16", "17", "18"}:
-        problems.append(
-            f"postgres_version is {s['postgres_version']!r}; it has to be 16, 17 or 18, or empty for the "
-            "volume's own."
-        )
     if as_int(s["backup_keep"]) is None or (as_int(s["backup_keep"]) or 0) < 0:
         problems.append(
             f"backup_keep is {s['backup_keep']!r}; it has to be a number of backups, 0 for all."
@@ -348,7 +364,7 @@ def upgrade_problems(
 
     Takes the major version to upgrade to, or whether to go back, and the setting postgres_version.
     """
-    majors = ("16", "17", "18")
+    majors = [str(major) for major in POSTGRES_MAJORS]
     to, back = str(to), bool(as_bool(rollback))
     if bool(to) == back:
         return [
@@ -520,7 +536,9 @@ def adoption_problems(
     if not own:
         near = get_close_matches(project, projects, n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
-        known = f"There are: {', '.join(projects)}." if projects else "There is none of any project."
+        known = (
+            f"There are: {', '.join(projects)}." if projects else "There is none of any project."
+        )
         return [
             f"There is no volume of a docker compose project {project} that holds PostgreSQL's or Redis's "
             f"data.{hint} {known} All of them: ./dev adopt"
@@ -529,7 +547,9 @@ def adoption_problems(
     unknown = [n for n in named if not any(n in {one["volume"], one["short"]} for one in own)]
     if unknown:
         listed = ", ".join(f"{one['volume']} ({in_words(one)})" for one in own)
-        return [f"The project {project} has no volume {unknown[0]} with such data. It has: {listed}"]
+        return [
+            f"The project {project} has no volume {unknown[0]} with such data. It has: {listed}"
+        ]
     chosen = chosen_volumes(found, project, names)
     for kind, title in KINDS.items():
         several = [one for one in chosen if one["kind"] == kind]
@@ -608,7 +628,9 @@ def adoption_conflicts(
     A volume of the name that a first one would have is no obstacle: others are made. An anonymous
     volume is lost to its project with its container, so that one is renamed rather than removed.
     """
-    taken = [t for t in observed["taken"] if t["service"] in {*selected, ""} and t["kind"] != "volume"]
+    taken = [
+        t for t in observed["taken"] if t["service"] in {*selected, ""} and t["kind"] != "volume"
+    ]
     lines = list(dict.fromkeys(one["message"] for one in taken))
     unnamed = sorted({n for one in chosen.values() if one["anonymous"] for n in one["containers"]})
     if any(one["kind"] == "container" for one in taken) and unnamed:
@@ -689,11 +711,15 @@ def adoption_report(
     lines = []
     services = manifest["services"]
     if server := services.get("postgres"):
-        lines.append(f"PostgreSQL {server['version']}, from {short_name(chosen['postgres']['volume'])}:")
+        lines.append(
+            f"PostgreSQL {server['version']}, from {short_name(chosen['postgres']['volume'])}:"
+        )
         names = [one["name"] for one in server["databases"]]
         for one in server["databases"]:
             if one["name"] not in {"template1", "postgres"} or one["tables"]:
-                lines.append(f"  database {one['name']}: {one['tables']} tables, {one['rows']} rows")
+                lines.append(
+                    f"  database {one['name']}: {one['tables']} tables, {one['rows']} rows"
+                )
         lines += [
             f"  {one['name']} sorted by {one['sorted_by']}, which this PostgreSQL lacks; now by {one['now']}: "
             "by code point, so that Z comes before a, and a before ä"
@@ -718,7 +744,9 @@ def adoption_report(
             )
     if redis := services.get("redis"):
         counts = (re.fullmatch(r"keys db\d+ (\d+) .*", line) for line in redis["summary"])
-        origin = "its append-only file" if chosen["redis"]["reads"] == "aof" else "its last snapshot"
+        origin = (
+            "its append-only file" if chosen["redis"]["reads"] == "aof" else "its last snapshot"
+        )
         lines.append(
             f"Redis, from {short_name(chosen['redis']['volume'])} ({origin}): "
             f"{sum(int(count[1]) for count in counts if count)} keys"
@@ -756,6 +784,27 @@ def mirrored(reference: str, registry: str) -> str:
     if not registry:
         return reference
     return f"{registry}/{reference if '/' in reference else f'library/{reference}'}"
+
+
+def of_major(references: dict[str, str], major: Any) -> dict[str, str]:
+    """The official references by name, with PostgreSQL's `major` where {major} stands."""
+    return {name: one.replace("{major}", str(major)) for name, one in references.items()}
+
+
+def every_reference(references: dict[str, str], registry: str) -> list[str]:
+    """All references there may be, as `registry` has them: with every major of PostgreSQL."""
+    found = [one for major in POSTGRES_MAJORS for one in of_major(references, major).values()]
+    return [mirrored(reference, registry) for reference in dict.fromkeys(found)]
+
+
+def with_images(observed: dict[str, Any], got: list[str]) -> dict[str, Any]:
+    """What stack_info returned, with the images (references) that were got since then."""
+    built = {name: list(references) for name, references in observed["built"].items()}
+    for reference in got:
+        if reference.startswith("dev-stack/"):
+            name = reference.removeprefix("dev-stack/").partition(":")[0]
+            built.setdefault(name, []).append(reference)
+    return observed | {"images": observed["images"] | dict.fromkeys(got, "got"), "built": built}
 
 
 def image_references(
@@ -1325,7 +1374,11 @@ class FilterModule:
             "source_images": source_images,
             "volumes_with_data": volumes_with_data,
             "with_users_of": with_users_of,
+            "secrets_of": secrets_of,
             "tree_digest": tree_digest,
+            "of_major": of_major,
+            "every_reference": every_reference,
+            "with_images": with_images,
             "image_references": image_references,
             "mirrored": mirrored,
             "image_plan": image_plan,
@@ -1334,6 +1387,7 @@ class FilterModule:
             "handover_logs": handover_logs,
             "handover_token": handover_token,
             "migrated_with": migrated_with,
+            "is_well": is_well,
             "ailing": ailing,
             "status_report": status_report,
             "status_table": status_table,

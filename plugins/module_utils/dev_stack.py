@@ -22,7 +22,7 @@ LABEL_SERVICE = "dev-stack.service"
 LABEL_FILES = "dev-stack.files"
 LABEL_IMAGE = "dev-stack.image"
 LABEL_JOB = "dev-stack.job"  # what a container does that works on data: dump, load, ...
-LABEL_RUN = "dev-stack.run"  # the run that started it; see `this_process`
+LABEL_RUN = "dev-stack.run"  # the run that started it; see `process_name`
 LABEL_SCRATCH = "dev-stack.scratch"  # a volume that holds nothing of value
 LABEL_PROJECT = "com.docker.compose.project"  # docker compose's own
 
@@ -33,16 +33,16 @@ PROGRESS_VARIABLE = "DEV_STACK_PROGRESS"
 # --- runs ---------------------------------------------------------------------------------------
 
 
-def this_process() -> str:
-    """A name for this process that no other one ever has: machine, number and start."""
+def process_name(number: int | None = None) -> str:
+    """A name for a process, or this one, that no other one ever has: machine, number and start."""
     import psutil  # type: ignore[import-untyped]
 
-    started = int(psutil.Process().create_time())
-    return f"{platform.node()}:{os.getpid()}:{started}"
+    process = psutil.Process(number)
+    return f"{platform.node()}:{process.pid}:{int(process.create_time())}"
 
 
 def is_alive(run: str) -> bool:
-    """Whether the process that `this_process` named so is still there, on this machine."""
+    """Whether the process that `process_name` named so is still there, on this machine."""
     import psutil
 
     try:
@@ -255,7 +255,10 @@ def find_engine(docker_host: str = "") -> tuple[Any, str, dict[str, str]]:
 
 
 class Files:
-    """The files of a container that was never started."""
+    """The files of a container that was never started.
+
+    What a file is (stat) costs the engine little; for what is in it, it starts a process.
+    """
 
     def __init__(self, client: Any, container: str) -> None:
         """Takes the engine's client and the container's id."""

@@ -101,10 +101,11 @@ def redis_facts(files: Any, appends: bool | None) -> dict[str, Any] | None:
                 if name.endswith(".base.rdb") and stat:
                     head = (files.read(f"{at}/appendonlydir/{name}", 64) or (b"",))[0]
         elif aof := files.read(f"{at}/appendonly.aof", 64):
-            times["aof"], head, owner = str(files.stat(f"{at}/appendonly.aof")["mtime"]), *aof
+            head, owner = aof
+            times["aof"] = (files.stat(f"{at}/appendonly.aof") or {})["mtime"]
         rdb = files.read(f"{at}/dump.rdb", 64)
         if rdb and rdb[0].startswith(b"REDIS"):
-            times["rdb"] = str(files.stat(f"{at}/dump.rdb")["mtime"])
+            times["rdb"] = (files.stat(f"{at}/dump.rdb") or {})["mtime"]
             head, owner = (head if redis_version(head) else rdb[0]), owner or rdb[1]
         if owner is None or not times:
             continue
@@ -281,7 +282,8 @@ def find(client: Any, stack: str) -> list[dict[str, Any]]:
                     "project": project,
                     "volume": name,
                     "short": labels.get(LABEL_VOLUME),
-                    "anonymous": LABEL_ANONYMOUS in labels or bool(re.fullmatch(r"[0-9a-f]{64}", name)),
+                    "anonymous": LABEL_ANONYMOUS in labels
+                    or bool(re.fullmatch(r"[0-9a-f]{64}", name)),
                     **facts,
                     "bytes": bytes_of.get(name),
                     "containers": sorted(one["name"] for one in mounting),

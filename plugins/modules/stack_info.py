@@ -159,7 +159,7 @@ def describe(client: Any, data: dict[str, Any], network: str) -> dict[str, Any]:
     secrets = [
         mount["Source"]
         for mount in data["HostConfig"].get("Mounts") or []
-        if mount["Target"].startswith("/run/secrets/")
+        if mount["Target"].startswith("/run/secrets")
     ]
     started = state.get("StartedAt", "")
     return {
@@ -386,13 +386,13 @@ def observe(module: AnsibleModule, client: Any, url: str, state: Path) -> dict[s
         labels, names = one.get("Labels") or {}, [n.lstrip("/") for n in one["Names"] or []]
         if labels.get(LABEL_STACK) == stack and labels.get(LABEL_SERVICE):
             try:
-                found = describe(client, client.inspect_container(one["Id"]), p["network"])
+                seen = describe(client, client.inspect_container(one["Id"]), p["network"])
             except docker.errors.NotFound:  # removed this very moment
                 continue
-            if p["containers"].get(found["service"], found["container"]) == found["container"]:
-                services[found["service"]] = found
+            if p["containers"].get(seen["service"], seen["container"]) == seen["container"]:
+                services[seen["service"]] = seen
             else:
-                others.append(found)
+                others.append(seen)
         else:
             taken += [
                 foreign(service, "container", name, labels)

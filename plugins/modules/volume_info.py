@@ -79,6 +79,11 @@ def text(found: tuple[bytes, tarfile.TarInfo] | None) -> str:
     return found[0].decode(errors="replace").strip() if found else ""
 
 
+def one_of(files: Files, root: str, *names: str) -> str | None:
+    """The first of these names that is in a volume, or None."""
+    return next((name for name in names if files.stat(f"{root}/{name}")), None)
+
+
 # --- PostgreSQL ---------------------------------------------------------------------------------
 
 
@@ -102,21 +107,26 @@ def postgres_facts(files: Files, root: str, labels: dict[str, str], major: str) 
     Takes the volume's labels and the major version of the image that would be started on it: from
     18 on, a cluster is in a folder of its version's.
     """
-    first = files.first_in(root)
-    facts: dict[str, Any] = {"empty": first is None, "first": first, "major": None}
-    if first is None:
-        return facts | {"complete": None, "lacking": []}
     promised = labels.get(LABEL_MARKED) == "true" and LABEL_MADE_BY not in labels
     folders = [root, f"{root}/{major}/docker"]
-    folders += [f"{root}/{first}/docker"] if first.isdigit() else []
-    for data in folders:
-        if found := files.read(f"{data}/PG_VERSION", 16):
-            break
-    else:
-        # initdb makes the folders before this file.
-        begun = first == "base" or any(files.first_in(folder) == "base" for folder in folders[1:])
+    data = next((one for one in folders if files.stat(f"{one}/PG_VERSION")), None)
+    first = None
+    if data is None and (first := files.first_in(root)):
+        # A cluster of another major version; or initdb makes this folder before that file.
+        other = f"{root}/{first}/docker"
+        data = other if first.isdigit() and files.stat(f"{other}/PG_VERSION") else None
+    found = files.read(f"{data}/PG_VERSION", 16) if data else None
+    if found is None:
+        begun = bool(first) and any(files.stat(f"{one}/base") for one in folders)
         lacking = ["PG_VERSION", MARKER] if promised else ["PG_VERSION"]
-        return facts | {"complete": False if begun else None, "lacking": lacking}
+        return {
+            "empty": first is None,
+            "first": first,
+            "major": None,
+            "complete": False if begun else None,
+            "lacking": lacking if first else [],
+        }
+    facts: dict[str, Any] = {"empty": False, "first": "PG_VERSION"}
     facts |= {"major": text(found), "uid": found[1].uid, "gid": found[1].gid}
     facts["made_with"] = labels.get("dev-stack.image-source")
     control = control_facts((files.read(f"{data}/global/pg_control", 64) or (b"",))[0])
@@ -200,20 +210,19 @@ def aof_facts(files: Files, root: str) -> dict[str, Any] | None:
 
 def redis_facts(files: Files, root: str) -> dict[str, Any]:
     """What of Redis is on the volume that is mounted at `root`."""
-    first = files.first_in(root)
-    facts: dict[str, Any] = {"empty": first is None, "first": first, "aof": None, "rdb": None}
-    if first is None:
-        return facts
-    facts["foreign"] = next(
-        (name for name in ("PG_VERSION", "pgadmin4.db") if files.stat(f"{root}/{name}")), None
-    )
-    facts["aof"] = aof_facts(files, root)
-    if facts["aof"] and facts["aof"]["missing"]:
+    aof = aof_facts(files, root)
+    if aof and aof["missing"]:
         # A server that is running may have replaced its manifest and files in between.
-        facts["aof"] = aof_facts(files, root)
-    if head := files.read(f"{root}/dump.rdb", 9):
-        facts["rdb"] = rdb_version(head[0])
-    return facts
+        aof = aof_facts(files, root)
+    dump = f"{root}/dump.rdb"
+    head = files.read(dump, 9) if files.stat(dump) else None
+    foreign = one_of(files, root, "PG_VERSION", "pgadmin4.db")
+    return {
+        "empty": not (aof or head or foreign) and files.first_in(root) is None,
+        "foreign": foreign,
+        "aof": aof,
+        "rdb": rdb_version(head[0]) if head else None,
+    }
 
 
 # --- pgAdmin ------------------------------------------------------------------------------------
@@ -235,15 +244,15 @@ def schema_version(database: bytes) -> int | None:
 
 def pgadmin_facts(files: Files, root: str) -> dict[str, Any]:
     """What of pgAdmin is on the volume that is mounted at `root`."""
-    first = files.first_in(root)
-    facts: dict[str, Any] = {"empty": first is None, "first": first, "schema": None}
-    stat = files.stat(f"{root}/pgadmin4.db") if first else None
-    if stat and stat["size"] <= LARGEST and (found := files.read(f"{root}/pgadmin4.db", LARGEST)):
-        facts["schema"] = schema_version(found[0])
-    if first:
-        foreign = ("PG_VERSION", "appendonlydir")
-        facts["foreign"] = next((n for n in foreign if files.stat(f"{root}/{n}")), None)
-    return facts
+    path = f"{root}/pgadmin4.db"
+    stat = files.stat(path)
+    database = files.read(path, LARGEST) if stat and stat["size"] <= LARGEST else None
+    foreign = one_of(files, root, "PG_VERSION", "appendonlydir", "dump.rdb")
+    return {
+        "empty": not (stat or foreign) and files.first_in(root) is None,
+        "foreign": foreign,
+        "schema": schema_version(database[0]) if database else None,
+    }
 
 
 # --- images -------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from .project import ROOT, SERVICES, defaults, read_yaml, settings, strings, tasks
+from .project import ROOT, SERVICES, defaults, options, read_yaml, settings, strings, tasks
 
 VOLUMES = {"postgres": "s_postgres_data", "redis": "s_redis_data", "pgadmin": "s_pgadmin_data"}
 
@@ -111,6 +111,39 @@ def test_every_secret_has_the_holders_that_its_roles_say(filters: ModuleType) ->
             )
         ]
         assert sorted(holders) == sorted(roles), secret
+
+
+@pytest.mark.parametrize(
+    ("services", "secrets"),
+    [
+        (["postgres"], {"postgres_password", "agentos_db_password"}),
+        (["redis"], {"redis_password"}),
+        (["agentos"], {"redis_password", "better_auth_secret", "agentos_db_password"}),
+        (["pgadmin"], {"pgadmin_password", "postgres_password"}),
+        ([], set()),
+    ],
+)
+def test_a_service_named_stands_for_the_secrets_it_knows(
+    filters: ModuleType, services: list[str], secrets: set[str]
+) -> None:
+    optional = ["openai_api_key", "anthropic_api_key"]
+    assert set(filters.secrets_of(services, optional)) == secrets
+    assert set(filters.secrets_of(list(SERVICES), optional)) == set(filters.HOLDERS) - {*optional}
+
+
+@pytest.mark.parametrize(
+    ("found", "well"),
+    [
+        ({"health": "healthy", "failing": False}, True),
+        ({"health": "healthy", "failing": True}, False),
+        ({"health": "starting", "failing": False}, False),
+        ({}, False),
+    ],
+)
+def test_only_the_last_health_check_counts(
+    filters: ModuleType, found: dict[str, Any], well: bool
+) -> None:
+    assert filters.is_well(found) is well
 
 
 def vars_of(role: str) -> Any:
@@ -323,6 +356,8 @@ def test_the_values_tested_here_are_those_the_playbooks_check() -> None:
         {"auth_jwks_url": "https://app.example.com/api/auth/jwks"},
         {"auth_jwks_url": "http://[fd00::1]:3000/jwks"},
         {"auth_issuer": "https://app.example.com", "auth_audience": "agentos.dev"},
+        {"postgres_version": "18"},
+        {"postgres_version": 17},
         {"image_source": "registry"},
         {"image_source": "packages"},
         {"image_registry": "registry.example.com:5000/mirror/hub"},
@@ -340,6 +375,8 @@ def test_good_settings_pass(filters: ModuleType, change: dict[str, Any]) -> None
     ("change", "said"),
     [
         ({"postgres_port": 0}, "postgres_port is 0"),
+        ({"postgres_version": "15"}, "postgres_version is '15'"),
+        ({"postgres_version": "18.4"}, "16 or 17 or 18, or empty"),
         ({"postgres_port": 65536}, "postgres_port is 65536"),
         ({"redis_port": "abc"}, "redis_port is 'abc'"),
         ({"redis_port": ""}, "redis_port is ''"),
@@ -390,7 +427,7 @@ def test_good_settings_pass(filters: ModuleType, change: dict[str, Any]) -> None
         ({"allowed_hosts": "name"}, "allowed_hosts has to be a list"),
         ({"postgres_settings": "a=b"}, "postgres_settings has to be a mapping"),
         ({"postgres_settings": ["a=b"]}, "postgres_settings has to be a mapping"),
-        ({"postgres_version": "15"}, "postgres_version is '15'; it has to be 16, 17 or 18"),
+        ({"postgres_version": "15"}, "postgres_version is '15'; it has to be 16 or 17 or 18"),
         ({"backup_keep": "all"}, "backup_keep is 'all'"),
         ({"backup_keep": -1}, "0 for all"),
         ({"agentos_model": "a b"}, "agentos_model is 'a b'"),
@@ -662,6 +699,43 @@ def references_of(filters: ModuleType, folder: Path, certificates: str = "") -> 
     return filters.image_references(
         DEFINITIONS, str(folder), agents, ["Dockerfile"], official, "", certificates
     )
+
+
+def test_references_of_a_major(filters: ModuleType) -> None:
+    references = {"postgres": "postgres:{major}-alpine", "redis": "redis:7-alpine"}
+    assert filters.of_major(references, 18) == references | {"postgres": "postgres:18-alpine"}
+    # One that a person fixed is the same for all.
+    assert filters.of_major({"postgres": "postgres:16.2"}, "16") == {"postgres": "postgres:16.2"}
+    assert filters.every_reference(references, "hub") == [
+        "hub/library/postgres:16-alpine",
+        "hub/library/redis:7-alpine",
+        "hub/library/postgres:17-alpine",
+        "hub/library/postgres:18-alpine",
+    ]
+
+
+def test_majors_of_postgresql_are_the_same_everywhere(filters: ModuleType) -> None:
+    """And the versions in the tags are those that are built."""
+    majors = list(filters.POSTGRES_MAJORS)
+    assert options("images")["images_postgres_major"]["choices"] == majors
+    assert options("postgres")["postgres_major"]["choices"] == majors
+    versions = read_yaml("roles/images/vars/main.yml")["__images_postgres_versions"]
+    dockerfile = (ROOT / "roles/images/files/postgres/Dockerfile").read_text(encoding="utf-8")
+    images = re.findall(r"AS image-(\d+)\nENV PG_VERSION=(\S+)", dockerfile)
+    assert dict(images) == versions
+    assert list(map(int, versions)) == majors
+    servers = re.findall(r"AS packages-(\d+)\n.*\n +SERVER_VERSION=([\d.]+)\.0-", dockerfile)
+    assert dict(servers) == versions
+
+
+def test_images_got_in_a_run_are_there_the_second_time(filters: ModuleType) -> None:
+    there = engine("dev-stack/redis:7.0.15-a")
+    got = ["dev-stack/debian:12-a", "postgres:16-alpine", "127.0.0.1:5000/library/redis:7-alpine"]
+    after = filters.with_images(there, got)
+    assert work(filters, ["postgres"], "packages", after)["build"] == ["postgres"]
+    assert work(filters, ["postgres"], "registry", after)["pull"] == []
+    assert after["built"]["redis"] == ["dev-stack/redis:7.0.15-a"]
+    assert there == engine("dev-stack/redis:7.0.15-a"), "it was changed"
 
 
 @pytest.mark.parametrize(

@@ -179,13 +179,29 @@ def test_only_a_network_that_check_mode_predicts_is_not_joined(
     assert evaluated(expression, variables) == joined
 
 
-def test_the_superuser_s_name_is_kept_on_the_volume() -> None:
+def test_the_superuser_s_name_and_the_major_are_kept_on_the_volume() -> None:
     (volume,) = [
         task["community.docker.docker_volume"]
         for task in tasks("postgres", "present")
         if "community.docker.docker_volume" in task
     ]
     assert volume["labels"]["dev-stack.postgres-user"] == "{{ postgres_user }}"
+    assert volume["labels"]["dev-stack.postgres-major"] == "{{ postgres_major | string }}"
+
+
+@pytest.mark.parametrize(
+    ("major", "target"),
+    [
+        (16, "/var/lib/postgresql/data"),
+        ("17", "/var/lib/postgresql/data"),
+        (18, "/var/lib/postgresql"),
+        ("18", "/var/lib/postgresql"),
+    ],
+)
+def test_postgresql_s_volume_is_mounted_where_its_image_keeps_data(major: Any, target: str) -> None:
+    (volume,) = [mount for mount in container("postgres")["mounts"] if mount["type"] == "volume"]
+    assert volume["target"] == "{{ __postgres_mount }}"
+    assert evaluated(internal("postgres")["__postgres_mount"], {"postgres_major": major}) == target
 
 
 @pytest.mark.parametrize("role", ["postgres", "redis", "pgadmin"])
@@ -317,6 +333,7 @@ def test_service_answers_to_its_plain_name(role: str) -> None:
     assert evaluated(expression, {f"{role}_network": ""}) == "omitted"
 
 
+HELD = read_yaml("inventory/group_vars/all/wiring.yml")["stack_secret_variables"]
 SECRET_NAME = re.compile(r"(PASSWORD|PASSWD|SECRET|TOKEN|_KEY|DATABASE_URL|REDIS_URL)$")
 
 
@@ -343,12 +360,31 @@ def test_secrets_come_only_through_files(role: str) -> None:
             others = {key: value for key, value in task.items() if key != "secret_files"}
             assert [text for text in strings(others) if placeholder.search(text)] == []
     written = [
-        task["secret_files"]["files"] for task in tasks(role, "present") if "secret_files" in task
+        task["secret_files"]
+        for task in tasks(role, "present")
+        if task.get("secret_files", {}).get("state", "present") == "present"
+        and "secret_files" in task
     ]
     assert len(written) == 1
     mounts = str(container(role)["mounts"]) + str(internal(role))
-    for name in written[0]:
+    for name in written[0]["files"] if "live" not in written[0] else ():
         assert f"/{name}" in mounts, f"{name} is written and never mounted"
+
+
+@pytest.mark.parametrize("role", ["postgres", "redis", "pgadmin"])
+def test_live_secrets_are_mounted_as_a_folder_and_applied(role: str) -> None:
+    """A file that is mounted by itself would stay the old one."""
+    present, applied = (t["secret_files"] for t in tasks(role, "present") if "secret_files" in t)
+    secrets = set(
+        re.findall(r"\{([a-z_]+)(?:\|[a-z]+)?\}", str(present["files"]) + str(internal(role)))
+    )
+    assert set(present["live"]) == secrets & set(HELD)
+    assert applied["state"] == "applied"
+    assert applied["directory"] == present["directory"]
+    bound = [m for m in container(role)["mounts"] if m["type"] == "bind"]
+    expected = {"type": "bind", "target": "/run/secrets", "read_only": True}
+    assert bound[0] == expected | {"source": f"{{{{ __{role}_files.mount }}}}"}
+    assert not any(m["target"].startswith("/run/secrets/") for m in bound)
 
 
 @pytest.mark.parametrize("role", SERVICES)
@@ -360,8 +396,10 @@ def test_mounted_files_cannot_be_written(role: str) -> None:
     bound = [m for m in mounts if m["type"] == "bind"]
     assert [m for m in bound if m.get("read_only") is not True] == []
     # What the module returns is an absolute path; `~` in a mount would be taken literally.
-    folders = {f"{{{{ __{role}_files.directory }}}}", "{{ agentos_source_dir }}"}
-    assert {m["source"].rpartition("/")[0] for m in bound} <= folders
+    folders = {f"{{{{ __{role}_files.{key} }}}}" for key in ("directory", "mount")}
+    folders.add("{{ agentos_source_dir }}")
+    separate = [m for m in bound if m["source"] != f"{{{{ __{role}_files.mount }}}}"]
+    assert {m["source"].rpartition("/")[0] for m in separate} <= folders
 
 
 @pytest.mark.parametrize("role", ["postgres", "redis", "pgadmin"])

@@ -84,6 +84,9 @@ def run(
             "variables": variables,
             "minimum": {},
             "optional": ["openai_api_key"],
+            "state": "present",
+            "names": [],
+            "run": "",
         }
         results: list[dict[str, Any]] = []
 
@@ -107,9 +110,10 @@ def test_which_changed_is_told_without_a_name_or_a_value(
     run: Callable[..., dict[str, Any]],
 ) -> None:
     """Ansible masks given values wherever they occur in a result."""
-    assert run() == {"changed": True, "renewed": [True, False]}
-    assert run() == {"changed": False, "renewed": [False, False]}
-    assert run(postgres_password="postgres") == {"changed": True, "renewed": [True, False]}
+    none = {"undone": [False, False]}
+    assert run() == {"changed": True, "renewed": [True, False]} | none
+    assert run() == {"changed": False, "renewed": [False, False]} | none
+    assert run(postgres_password="postgres") == {"changed": True, "renewed": [True, False]} | none
 
 
 def test_an_optional_secret_is_kept_once_given_and_removed_when_empty(
@@ -155,7 +159,8 @@ def test_a_file_of_an_absent_optional_secret_is_left_out_and_removed(
         optional = ["openai_api_key"]
         module = SimpleNamespace(
             params={
-                "directory": str(folder), "secrets": str(kept), "files": files, "optional": optional
+                "directory": str(folder), "secrets": str(kept), "files": files,
+                "optional": optional, "live": [], "state": "present",
             },
             check_mode=check,
             exit_json=lambda **result: results.append(result),
@@ -179,3 +184,166 @@ def test_a_file_of_an_absent_optional_secret_is_left_out_and_removed(
     assert write() == without
     assert not (folder / "key").exists()
     assert write()["changed"] is False
+
+
+# --- what is changed live -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def render(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
+    """Run secret_files for a server with a live password, in tmp_path/redis; gives its result."""
+    secret_files = load_plugin("modules", "secret_files")
+    kept = tmp_path / "secrets"
+    kept.mkdir()
+
+    def rendering(password: str = "", memory: int = 1, **more: Any) -> dict[str, Any]:
+        if password:
+            (kept / "redis_password").write_text(password + "\n")
+        files = {"conf": f"memory {memory}\npass {{redis_password}}", "pw": "{redis_password}"}
+        params = {"directory": str(tmp_path / "redis"), "secrets": str(kept), "files": files}
+        params |= {"optional": [], "live": ["redis_password"], "state": "present"} | more
+        result: dict[str, Any] = {}
+        module = SimpleNamespace(params=params, check_mode=False, exit_json=result.update)
+        monkeypatch.setattr(secret_files, "AnsibleModule", lambda **_: module)
+        secret_files.main()
+        return result
+
+    return rendering
+
+
+def test_a_live_secret_replaces_no_container_and_waits_to_be_applied(
+    render: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    mounted = tmp_path / "redis/mounted"
+    first = render("one")
+    assert (first["mount"], first["pending"]) == (str(mounted), False)
+    assert (mounted / "pw").read_text() == "one"
+    second = render("two ")
+    assert second == first | {"pending": True}
+    assert (mounted / "pw.before").read_text() == "one\n"
+    assert render() == second | {"changed": False}, "a run that was cut short is taken up"
+    render("three")
+    assert (mounted / "pw.before").read_text() == "one\ntwo \n", "either may be in force"
+    render(state="applied")
+    assert sorted(path.name for path in mounted.iterdir()) == [".id", "conf", "pw"]
+    assert render()["pending"] is False
+    assert render(memory=2)["fingerprint"] != first["fingerprint"]
+
+
+def test_a_folder_that_was_removed_replaces_the_container(
+    render: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    """The container would go on with the folder that is gone."""
+    import shutil
+
+    first = render("one")
+    shutil.rmtree(tmp_path / "redis")
+    assert render()["fingerprint"] != first["fingerprint"]
+
+
+def test_only_the_owner_reaches_what_any_user_of_a_container_may_read(
+    render: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    render("one")
+    modes = {
+        path.relative_to(tmp_path).as_posix(): path.stat().st_mode & 0o777
+        for path in (tmp_path / "redis", *(tmp_path / "redis").rglob("*"))
+    }
+    names = ("redis/mounted/conf", "redis/mounted/pw", "redis/mounted/.id")
+    shown = {"redis/mounted": 0o755} | dict.fromkeys(names, 0o444)
+    assert modes == {"redis": 0o700} | shown
+
+
+def test_files_from_where_they_were_mounted_before_go_once_they_are_not(
+    render: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    (tmp_path / "redis").mkdir()
+    (tmp_path / "redis/pw").write_text("one")
+    (tmp_path / "redis/other").write_text("not ours")
+    assert render("one")["pending"] is True
+    assert (tmp_path / "redis/pw").exists(), "a container may still mount it"
+    render(state="applied")
+    assert sorted(p.name for p in (tmp_path / "redis").iterdir()) == ["mounted", "other"]
+
+
+# --- rotation -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def secrets_of(
+    stack_secrets: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., dict[str, str]]:
+    """Run stack_secrets on two secrets in tmp_path/secrets; gives them as they are then."""
+
+    def running(state: str = "present", run: str = "", names: Any = ()) -> dict[str, str]:
+        params = {
+            "directory": str(tmp_path / "secrets"), "given": {}, "minimum": {}, "optional": [],
+            "variables": {"a": "A", "b": "B"}, "state": state, "names": list(names), "run": run,
+        }  # fmt: skip
+
+        def fail(msg: str, **_: Any) -> None:
+            raise Failed(msg)
+
+        module = SimpleNamespace(
+            params=params, check_mode=False, exit_json=lambda **_: None, fail_json=fail
+        )
+        monkeypatch.setattr(stack_secrets, "AnsibleModule", lambda **_: module)
+        stack_secrets.main()
+        return {path.name: path.read_text() for path in (tmp_path / "secrets").iterdir()}
+
+    return running
+
+
+def test_a_rotation_is_put_back_unless_it_was_settled(
+    secrets_of: Callable[..., dict[str, str]], tmp_path: Path
+) -> None:
+    before = secrets_of()
+    new = secrets_of("rotated", names=["a"])
+    assert new["a"] != before["a"] and new["b"] == before["b"]
+    assert secrets_of("restored") == before
+    secrets_of("settled")
+    assert [path.name for path in tmp_path.iterdir()] == ["secrets"]
+    new = secrets_of("rotated", names=["a", "b"])
+    for path in (tmp_path / "rotation").rglob("*"):
+        assert path.stat().st_mode & 0o077 == 0 or path.name == "run.json"
+    assert secrets_of() == before, "the next run puts them back"
+    assert secrets_of() == before
+    secrets_of("settled")
+    new = secrets_of("rotated", names=["a", "b"])
+    secrets_of("settled")
+    assert secrets_of() == new
+
+
+def test_a_rotation_at_work_is_left_alone(
+    secrets_of: Callable[..., dict[str, str]], tmp_path: Path, utils: ModuleType
+) -> None:
+    import subprocess
+    import sys
+
+    before = secrets_of()
+    waiting = "import sys; sys.stdin.read()"
+    command = [sys.executable, "-c", waiting, "ansible-playbook"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as other:
+        run = utils.process_name(other.pid)
+        new = secrets_of("rotated", names=["a"], run=run)
+        with pytest.raises(Failed, match=rf"^Another run \(process {other.pid}\)"):
+            secrets_of(run=utils.process_name())
+        with pytest.raises(Failed, match="rotation"):
+            secrets_of("rotated", names=["b"])
+        assert {p.name: p.read_text() for p in (tmp_path / "secrets").iterdir()} == new
+        other.kill()
+    # Its number may be another program's by now.
+    assert secrets_of(run=utils.process_name()) == before
+
+
+@pytest.mark.parametrize("left", [".rotation.partial", ".rotation.over"])
+def test_a_rotation_cut_short_while_its_notes_were_made_or_removed_is_none(
+    secrets_of: Callable[..., dict[str, str]], tmp_path: Path, left: str
+) -> None:
+    before = secrets_of()
+    (tmp_path / left / "old").mkdir(parents=True)
+    (tmp_path / left / "old/a").write_text("half")
+    assert secrets_of() == before
+    assert secrets_of("rotated", names=["a"])["a"] != before["a"]
+    secrets_of("settled")
+    assert not (tmp_path / "rotation").exists()

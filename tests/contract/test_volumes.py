@@ -106,7 +106,7 @@ def test_only_dead_jobs_and_scratch_volumes_are_leftovers(filters: ModuleType) -
 
 
 def test_a_run_s_name_holds_while_it_lives(utils: ModuleType) -> None:
-    name = utils.this_process()
+    name = utils.process_name()
     assert utils.is_alive(name)
     node, number, started = name.split(":")
     assert not utils.is_alive(f"{node}:{number}:{int(started) - 60}")

@@ -117,7 +117,7 @@ def test_bad_input_gets_one_line_before_anything_is_made(
 def test_help_teaches(fresh: Checkout, line: str) -> None:
     result = fresh.run(*line.split())
     assert (result.returncode, result.stderr) == (0, "")
-    words = "up down status logs env psql redis-cli token reset setup test"
+    words = "up down status logs env psql redis-cli token rotate reset setup test"
     verbs = words.split()
     lines = result.stdout.splitlines()
     assert [verb for verb in verbs if not any(x.split()[:1] == [verb] for x in lines)] == []
@@ -129,7 +129,19 @@ def test_help_teaches(fresh: Checkout, line: str) -> None:
 
 def test_every_verb_has_help(fresh: Checkout) -> None:
     texts = set()
-    verbs = ("up", "down", "status", "logs", "env", "psql", "redis-cli", "token", "reset", "setup")
+    verbs = (
+        "up",
+        "down",
+        "status",
+        "logs",
+        "env",
+        "psql",
+        "redis-cli",
+        "token",
+        "rotate",
+        "reset",
+        "setup",
+    )
     for verb in verbs:
         result = fresh.run(verb, "--help")
         assert (result.returncode, result.stderr) == (0, "")

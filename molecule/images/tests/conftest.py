@@ -2,7 +2,8 @@
 
 The image under test is the newest local one labelled dev-stack.image=NAME, or
 what IMAGE_NAME (IMAGE_POSTGRES, …) names; an official image may be named, too,
-and must pass all but the tests marked "built".
+and must pass all but the tests marked "built". PostgreSQL's tests run for each
+major of which there is an image, or for that of IMAGE_POSTGRES.
 """
 
 from __future__ import annotations
@@ -114,15 +115,28 @@ def engine() -> Iterator[docker.DockerClient]:
     client.close()
 
 
-def find_image(client: docker.DockerClient, name: str) -> Image:
+def environment_of(image: Image) -> dict[str, str]:
+    """The environment that the image sets."""
+    return dict(line.split("=", 1) for line in image.attrs["Config"]["Env"])
+
+
+def find_image(client: docker.DockerClient, name: str, major: str = "") -> Image:
+    """The image to test; of that major of PostgreSQL, if one is given."""
     named = os.environ.get(f"IMAGE_{name.upper()}")
     if named:
-        return client.images.get(named)
-    images = client.images.list(filters={"label": f"dev-stack.image={name}"})
-    images = [image for image in images if image.tags]
+        images = [client.images.get(named)]
+    else:
+        images = client.images.list(filters={"label": f"dev-stack.image={name}"})
+    images = [
+        image
+        for image in images
+        # An image derived from ours has the label, too.
+        if (named or any(f"dev-stack/{name}:" in tag for tag in image.tags))
+        and environment_of(image).get("PG_MAJOR", "").startswith(major)
+    ]
     if not images:
         pytest.skip(
-            f"no image labelled dev-stack.image={name}; build one, or set IMAGE_{name.upper()}"
+            f"no image labelled dev-stack.image={name} {major}; build one, or set IMAGE_{name.upper()}"
         )
     return max(images, key=lambda image: image.attrs["Created"])
 

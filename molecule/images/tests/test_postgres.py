@@ -1,4 +1,4 @@
-"""The contract of the official postgres:16 images (Alpine variant)."""
+"""The contract of the official postgres:16, :17 and :18 images (Alpine variant)."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import HARDENED, Box, wait_until
+from conftest import HARDENED, Box, environment_of, find_image, wait_until
 
 IMAGE = "postgres"
-DATA = "/var/lib/postgresql/data"
+MAJORS = ("16", "17", "18")
+PARENT = "/var/lib/postgresql"
 PASSWORD = "trial pass'word"
 INIT = "/docker-entrypoint-initdb.d"
 # INSERTs take their turn in one table; the last file of all counts them.
@@ -54,13 +55,37 @@ def zstd(text: str) -> bytes:
     return header + (len(data) << 3 | 1).to_bytes(3, "little") + data
 
 
+@pytest.fixture(scope="module", params=MAJORS)
+def image(request: pytest.FixtureRequest, engine):
+    """The image of each major."""
+    return find_image(engine, IMAGE, request.param)
+
+
 @pytest.fixture(scope="module")
-def volume_of_server(module_volume) -> str:
+def major(image) -> int:
+    return int(environment_of(image)["PG_MAJOR"])
+
+
+@pytest.fixture(scope="module")
+def data(major: int) -> str:
+    """Where the image keeps its data."""
+    return f"{PARENT}/data" if major < 18 else f"{PARENT}/{major}/docker"
+
+
+@pytest.fixture(scope="module")
+def mount(major: int) -> str:
+    """Where a volume for it belongs."""
+    return f"{PARENT}/data" if major < 18 else PARENT
+
+
+@pytest.fixture(scope="module")
+def volume_of_server(module_volume, image) -> str:
+    """One for each image."""
     return module_volume()
 
 
 @pytest.fixture(scope="module")
-def server(module_box, image, volume_of_server: str) -> Box:
+def server(module_box, image, volume_of_server: str, mount: str) -> Box:
     """A server as a service runs it, with every kind of init file."""
     psql = 'psql -XAtq -v ON_ERROR_STOP=1 -U "$POSTGRES_USER" -d "$POSTGRES_DB"'
     files = {
@@ -94,7 +119,7 @@ def server(module_box, image, volume_of_server: str) -> Box:
                 "POSTGRES_DB": "hyvve",
                 "POSTGRES_INITDB_ARGS": "--data-checksums --locale-provider=icu --icu-locale='en-US' --no-sync",
             },
-            volumes={volume_of_server: {"bind": DATA, "mode": "rw"}},
+            volumes={volume_of_server: {"bind": mount, "mode": "rw"}},
             shm_size="96m",
             **HARDENED,
         ),
@@ -102,35 +127,32 @@ def server(module_box, image, volume_of_server: str) -> Box:
     )
 
 
-def test_image_configuration(image) -> None:
+def test_image_configuration(image, major: int, data: str, mount: str) -> None:
     config = image.attrs["Config"]
-    env = dict(line.split("=", 1) for line in config["Env"])
+    env = environment_of(image)
     assert config["Cmd"] == ["postgres"]
     assert config["StopSignal"] == "SIGINT"
-    assert list(config["Volumes"]) == [DATA] and env["PGDATA"] == DATA
+    assert list(config["Volumes"]) == [mount] and env["PGDATA"] == data
     assert "5432/tcp" in config["ExposedPorts"]
-    assert env["PG_MAJOR"] == "16" and env["LANG"] == "en_US.utf8"
+    assert env["PG_VERSION"].startswith(f"{major}.") and env["LANG"] == "en_US.utf8"
     assert not config.get("User") and not config.get("Healthcheck")
 
 
-def test_programs(server: Box) -> None:
-    version = query(server, "SHOW server_version", "owner")
-    assert version.startswith("16.")
+def test_programs(server: Box, image, major: int) -> None:
+    version = query(server, "SHOW server_version", "owner").split()[0]
+    assert version == environment_of(image)["PG_VERSION"]
+    for program in ("postgres", "initdb", "pg_ctl"):
+        assert f" {version}" in server.ok(program, "--version")
+    # Built from packages, 17 has the client programs of 18.
+    borrowed = major == 17 and "dev-stack.built-from" in image.labels
     for program in [
-        "postgres",
-        "initdb",
-        "pg_ctl",
         "psql",
         "pg_dump",
         "pg_dumpall",
         "pg_restore",
         "pg_isready",
         "pg_basebackup",
-        "pg_controldata",
-        "pg_checksums",
-        "pg_resetwal",
         "pg_amcheck",
-        "pg_verifybackup",
         "pgbench",
         "createdb",
         "createuser",
@@ -138,12 +160,16 @@ def test_programs(server: Box) -> None:
         "reindexdb",
         "vacuumdb",
     ]:
-        assert f" {version.split()[0]}" in server.ok(program, "--version")
+        assert f" {'18.' if borrowed else version}" in server.ok(program, "--version")
+    # These can do nothing with a cluster of another major, and are left out then.
+    for program in ("pg_controldata", "pg_checksums", "pg_resetwal", "pg_waldump"):
+        code, output = server.run("sh", "-c", f"command -v {program} && {program} --version")
+        assert code == 127 if borrowed else f" {version}" in output
 
 
-def test_user_and_rights(server: Box) -> None:
+def test_user_and_rights(server: Box, data: str) -> None:
     assert server.ok("sh", "-c", "id -u postgres; id -g postgres").split() == ["70", "70"]
-    assert server.ok("stat", "-c", "%u:%g:%a", DATA) == "70:70:700"
+    assert server.ok("stat", "-c", "%u:%a", data) == "70:700"
     status = server.ok("cat", "/proc/1/status")
     assert "Uid:\t70\t70\t70\t70" in status and "Gid:\t70\t70\t70\t70" in status
     assert "CapEff:\t0000000000000000" in status and "NoNewPrivs:\t1" in status
@@ -159,9 +185,10 @@ def test_owner_and_database(server: Box) -> None:
     assert query(server, "SELECT count(*) FROM pg_database WHERE datname = 'hyvve'", "owner") == "1"
 
 
-def test_initdb_arguments(server: Box) -> None:
+def test_initdb_arguments(server: Box, major: int) -> None:
     assert query(server, "SHOW data_checksums", "owner") == "on"
-    row = "SELECT datlocprovider, daticulocale, datcollate FROM pg_database WHERE datname = 'hyvve'"
+    locale = "daticulocale" if major < 17 else "datlocale"
+    row = f"SELECT datlocprovider, {locale}, datcollate FROM pg_database WHERE datname = 'hyvve'"
     assert query(server, row, "owner") == "i|en-US|en_US.utf8"
     words = "SELECT string_agg(w, ' ' ORDER BY w COLLATE \"und-x-icu\") FROM unnest('{Zebra,apple,Éclair}'::text[]) w"
     assert query(server, words, "owner") == "apple Éclair Zebra"
@@ -247,6 +274,8 @@ def test_dump_and_restore(server: Box) -> None:
     assert query(server, "SELECT count(*) FROM step", "owner", "copy") == "7"
     assert "CREATE ROLE owner" in server.ok("pg_dumpall", "-U", "owner", "--globals-only")
     server.ok("pgbench", "-U", "owner", "-q", "-i", "-s", "1", "copy")
+    server.ok("pg_basebackup", "-U", "owner", "-D", "/tmp/base", "-c", "fast")
+    server.ok("pg_amcheck", "-U", "owner", "--install-missing", "-d", "copy")
 
 
 def test_shared_memory_is_as_given(server: Box) -> None:
@@ -255,7 +284,7 @@ def test_shared_memory_is_as_given(server: Box) -> None:
 
 
 def test_stops_fast_and_keeps_its_data(
-    server: Box, box: Callable[..., Box], volume_of_server: str, image
+    server: Box, box: Callable[..., Box], volume_of_server: str, image, data: str, mount: str
 ) -> None:
     """Last with this server: it stops, and another takes over the volume."""
     server.container.exec_run(
@@ -288,7 +317,7 @@ def test_stops_fast_and_keeps_its_data(
                 "POSTGRES_DB": "other",
                 "POSTGRES_PASSWORD": "other",
             },
-            volumes={volume_of_server: {"bind": DATA, "mode": "rw"}},
+            volumes={volume_of_server: {"bind": mount, "mode": "rw"}},
         ),
         "owner",
     )
@@ -303,9 +332,9 @@ def test_stops_fast_and_keeps_its_data(
         [
             "bash",
             "-c",
-            f"sed -i 's/^unix_socket_directories/#&/' {DATA}/postgresql.conf && exec docker-entrypoint.sh postgres",
+            f"sed -i 's/^unix_socket_directories/#&/' {data}/postgresql.conf && exec docker-entrypoint.sh postgres",
         ],
-        volumes={volume_of_server: {"bind": DATA, "mode": "rw"}},
+        volumes={volume_of_server: {"bind": mount, "mode": "rw"}},
     )
     ready(subject, "owner")
     assert query(subject, "SHOW unix_socket_directories", "owner") == "/var/run/postgresql"
@@ -372,7 +401,7 @@ def test_files_for_every_setting(box: Callable[..., Box], image) -> None:
     assert query(server, row, "filed") == "C.UTF-8|C.UTF-8|UTF8"
 
 
-def test_trust_and_wal_directory(box: Callable[..., Box], image) -> None:
+def test_trust_and_wal_directory(box: Callable[..., Box], image, data: str) -> None:
     """Also the default locale, and the order of code points that Alpine has."""
     environment = {
         "POSTGRES_HOST_AUTH_METHOD": "trust",
@@ -380,7 +409,7 @@ def test_trust_and_wal_directory(box: Callable[..., Box], image) -> None:
         "POSTGRES_INITDB_ARGS": "--no-sync",
     }
     server = ready(box(image, environment=environment, **HARDENED))
-    assert server.ok("readlink", f"{DATA}/pg_wal") == "/var/lib/postgresql/wal"
+    assert server.ok("readlink", f"{data}/pg_wal") == "/var/lib/postgresql/wal"
     client = box(image, ["psql", "-XAtqw", "-h", server.ip(), "-U", "postgres", "-c", "SELECT 7"])
     assert client.exit() == (0, "7\n")
     assert (
@@ -396,16 +425,21 @@ def test_trust_and_wal_directory(box: Callable[..., Box], image) -> None:
     )
 
 
-@pytest.mark.parametrize(("user", "data"), [("70:70", DATA), ("4321:4321", f"{DATA}/own")])
-def test_runs_as_a_given_user(user: str, data: str, box: Callable[..., Box], image) -> None:
+@pytest.mark.parametrize(("user", "below"), [("70:70", ""), ("4321:4321", "/own")])
+def test_runs_as_a_given_user(
+    user: str, below: str, box: Callable[..., Box], image, data: str
+) -> None:
     """Another than 70 needs a directory that it owns, or, as here, may make."""
+    data += below
     server = ready(box(image, user=user, environment={**NO_SYNC, "PGDATA": data}, cap_drop=["ALL"]))
     assert server.ok("stat", "-c", "%u:%g", "/proc/1", f"{data}/PG_VERSION").split() == [user] * 2
 
 
-def test_read_only_root(box: Callable[..., Box], volume: Callable[[], str], image) -> None:
+def test_read_only_root(
+    box: Callable[..., Box], volume: Callable[[], str], image, mount: str
+) -> None:
     options: dict[str, Any] = {
-        "volumes": {volume(): {"bind": DATA, "mode": "rw"}},
+        "volumes": {volume(): {"bind": mount, "mode": "rw"}},
         "tmpfs": {"/var/run/postgresql": "", "/tmp": ""},
         "read_only": True,
         **HARDENED,
@@ -415,8 +449,30 @@ def test_read_only_root(box: Callable[..., Box], volume: Callable[[], str], imag
     assert query(ready(server), "SELECT 1") == "1"
 
 
-def test_other_commands_run_as_they_are(box: Callable[..., Box], image) -> None:
-    assert "PostgreSQL) 16." in box(image, ["postgres", "--version"]).exit()[1]
+@pytest.mark.parametrize("place", [PARENT, f"{PARENT}/data", f"{PARENT}/15/docker"])
+def test_no_empty_database_beside_an_older_cluster(
+    place: str, box: Callable[..., Box], image, major: int
+) -> None:
+    """From 18 on; before, initdb wants an empty directory."""
+    if major < 18:
+        pytest.skip("PGDATA is the volume itself")
+    files = {f"{place}/PG_VERSION": ("15\n", 0o600, 70)}
+    code, logs = box(image, files=files, environment=NO_SYNC).exit()
+    assert code == 1 and place in logs
+
+
+def test_no_mount_that_keeps_nothing(
+    box: Callable[..., Box], volume: Callable[[], str], image, major: int
+) -> None:
+    if major < 18:
+        pytest.skip("it is the right one")
+    volumes = {volume(): {"bind": f"{PARENT}/data", "mode": "rw"}}
+    code, logs = box(image, environment=NO_SYNC, volumes=volumes).exit()
+    assert code == 1 and f"{PARENT}/data" in logs
+
+
+def test_other_commands_run_as_they_are(box: Callable[..., Box], image, major: int) -> None:
+    assert f"PostgreSQL) {major}." in box(image, ["postgres", "--version"]).exit()[1]
     assert "Usage:" in box(image, ["--help"]).exit()[1]
     assert box(image, ["sh", "-c", "id -u"]).exit() == (0, "0\n")
 

@@ -36,9 +36,15 @@ def all_tags(stack: Stack) -> set[str]:
 
 
 def image(stack: Stack, name: str) -> str:
-    """Id of the newest image of that name that was built from packages."""
+    """Id of the newest image of that name that was built from packages; PostgreSQL's of 16."""
     only = {"label": [f"dev-stack.image={name}", "dev-stack.built-from=packages"]}
-    found = [i for i in stack.client.images(filters=only) if tags(i)]
+    version = {"postgres": "16."}.get(name, "")
+    found = [
+        i
+        for i in stack.client.images(filters=only)
+        if any(tag.startswith(f"dev-stack/{name}:") for tag in tags(i))
+        and i["Labels"]["org.opencontainers.image.version"].startswith(version)
+    ]
     newest: str = max(found, key=lambda i: i["Created"])["Id"]
     return newest
 

@@ -88,6 +88,24 @@ END
     esac
 }
 
+# From 18 on, PGDATA is a folder of its major in the volume. A cluster elsewhere
+# in it, or a volume where older majors kept theirs, would be passed over, and
+# an empty database would stand in its place.
+check_other_places() {
+    local parent=/var/lib/postgresql directory
+    [ "$PGDATA" = "$parent/$PG_MAJOR/docker" ] || return 0
+    for directory in "$parent" "$parent/data" "$parent"/*/docker; do
+        if [ -s "$directory/PG_VERSION" ]; then
+            fail "$PGDATA is empty, but there is a cluster of PostgreSQL $(< "$directory/PG_VERSION") in $directory." \
+                "PostgreSQL $PG_MAJOR cannot read it: use the image of that major, and load a dump into a new volume."
+        fi
+    done
+    if mountpoint -q "$parent/data"; then
+        fail "a volume is mounted at $parent/data, where PostgreSQL $PG_MAJOR keeps nothing: its data are in $PGDATA." \
+            "Mount it at $parent."
+    fi
+}
+
 make_cluster() {
     local uid args=()
     uid=$(id -u)
@@ -199,6 +217,7 @@ main() {
     if [ ! -s "$PGDATA/PG_VERSION" ]; then
         read_settings
         check_settings
+        check_other_places
     fi
     prepare_directories
     if [ "$(id -u)" = 0 ]; then

