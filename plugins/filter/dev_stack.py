@@ -7,7 +7,6 @@ import ipaddress
 import json
 import os
 import re
-import shlex
 import sys
 from difflib import get_close_matches
 from pathlib import Path
@@ -23,6 +22,7 @@ SPECIAL_TAGS = {"all", "always", "never", "tagged", "untagged"}
 # molecule skips these in every run
 SPECIAL_TAGS |= {"notest", "molecule-notest", "molecule-idempotence-notest"}
 LEAST_MEGABYTES = 64
+DATABASE_NAME = r"[A-Za-z_][A-Za-z0-9_-]{0,62}"  # and a role's
 POSTGRES_MAJORS = (16, 17, 18)
 IGNORED_IN_DIGEST = {"__pycache__", ".pytest_cache", ".ruff_cache", ".mypy_cache", "tests"}
 IGNORED_IN_DIGEST |= {"README.md", ".dockerignore"}
@@ -212,7 +212,7 @@ def settings_problems(s: dict[str, Any]) -> list[str]:
             "if need be, and no https://, such as registry.example.com:5000/mirror."
         )
     for name in ("postgres_db", "postgres_user"):
-        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]{0,62}", str(s[name])):
+        if not re.fullmatch(DATABASE_NAME, str(s[name])):
             problems.append(
                 f"{name.upper()} is {s[name]!r}; it has to be 1 to 63 letters, digits, _ or -, "
                 "and begin with a letter or _."
@@ -735,11 +735,12 @@ def adoption_report(
                 f"  All roles are there with the passwords they had, but {postgres_user}, which has the stack's own."
             )
         own = [name for name in names if name not in {"template1", "postgres"}]
+        own = [name for name in own if re.fullmatch(DATABASE_NAME, name)]  # what the setting takes
         if postgres_db not in own and own:
             biggest = max(server["databases"], key=lambda d: (d["name"] in own, d["rows"]))["name"]
             lines.append(
                 f"  DATABASE_URL names the database {postgres_db}, which is new and empty. To have it name "
-                f"{biggest}: POSTGRES_DB={shlex.quote(biggest)} ./dev up, or for good, "
+                f"{biggest}: POSTGRES_DB={biggest} ./dev up, or for good, "
                 "postgres_db in inventory/group_vars/all/zz-local.yml"
             )
     if redis := services.get("redis"):

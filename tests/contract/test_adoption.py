@@ -181,7 +181,7 @@ def test_a_new_volume_s_name_is_nobody_else_s(filters: ModuleType) -> None:
 
 
 def test_the_report_names_what_changed_and_how_to_use_it(filters: ModuleType) -> None:
-    databases = [{"name": "shop db", "tables": 2, "rows": 10, "size": 1}]
+    databases = [{"name": "shop", "tables": 2, "rows": 10, "size": 1}]
     manifest = {
         "services": {
             "postgres": {"version": "16.14", "databases": databases},
@@ -196,15 +196,15 @@ def test_the_report_names_what_changed_and_how_to_use_it(filters: ModuleType) ->
     }
     copied = {
         "superuser": "admin",
-        "resorted": [{"name": "shop db", "sorted_by": "de_DE.utf8", "now": "C.UTF-8"}],
+        "resorted": [{"name": "shop", "sorted_by": "de_DE.utf8", "now": "C.UTF-8"}],
     }
     chosen = {"postgres": volume("db"), "redis": volume("cache", "redis")}
     text = filters.adoption_report(chosen, manifest, copied, "hyvve", "postgres")
     for part in (
-        "shop db: 2 tables, 10 rows",
+        "shop: 2 tables, 10 rows",
         "de_DE.utf8",
         "superuser admin",
-        "POSTGRES_DB='shop db' ./dev up",
+        "POSTGRES_DB=shop ./dev up",
         "7 keys",
     ):
         assert part in text
