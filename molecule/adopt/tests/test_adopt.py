@@ -99,6 +99,7 @@ def shop(stack: Stack) -> Shop:
     fill = "for i = 1, tonumber(ARGV[1]) do redis.call('set', 'k:' .. i, i) end return 1"
     project.exec("cache", "redis-cli", "eval", fill, "0", "20000")
     project.exec("jobs", "redis-cli", "eval", fill, "0", "300")
+    project.exec("jobs", "redis-cli", "save")  # until then it keeps nothing on its volume
     return project
 
 
