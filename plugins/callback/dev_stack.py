@@ -27,6 +27,7 @@ from typing import Any
 from ansible import constants as C
 from ansible import context
 from ansible.plugins.callback.default import CallbackModule as DefaultCallback
+from ansible.template import Templar
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), os.pardir, "module_utils"))
 from dev_stack import PROGRESS_VARIABLE, RUN_VARIABLE, explain, process_name
@@ -139,7 +140,9 @@ class CallbackModule(DefaultCallback):
     def v2_playbook_on_play_start(self, play: Any) -> None:
         self._play = play
         # A playbook that only tells something ends without a summary.
-        self._silent_end = bool(play.get_vars().get("reports_only"))
+        variables = play.get_variable_manager().get_vars(play=play)
+        told = Templar(loader=None, variables=variables).template(variables.get("reports_only"))
+        self._silent_end = bool(told)
         if self.verbose:
             super().v2_playbook_on_play_start(play)
 

@@ -22,6 +22,7 @@ SPECIAL_TAGS = {"all", "always", "never", "tagged", "untagged"}
 # molecule skips these in every run
 SPECIAL_TAGS |= {"notest", "molecule-notest", "molecule-idempotence-notest"}
 LEAST_MEGABYTES = 64
+DATABASE_NAME = r"[A-Za-z_][A-Za-z0-9_-]{0,62}"  # and a role's
 POSTGRES_MAJORS = (16, 17, 18)
 IGNORED_IN_DIGEST = {"__pycache__", ".pytest_cache", ".ruff_cache", ".mypy_cache", "tests"}
 IGNORED_IN_DIGEST |= {"README.md", ".dockerignore"}
@@ -211,7 +212,7 @@ def settings_problems(s: dict[str, Any]) -> list[str]:
             "if need be, and no https://, such as registry.example.com:5000/mirror."
         )
     for name in ("postgres_db", "postgres_user"):
-        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]{0,62}", str(s[name])):
+        if not re.fullmatch(DATABASE_NAME, str(s[name])):
             problems.append(
                 f"{name.upper()} is {s[name]!r}; it has to be 1 to 63 letters, digits, _ or -, "
                 "and begin with a letter or _."
@@ -300,7 +301,7 @@ def one_offs(containers: dict[str, str], first: dict[str, str]) -> dict[str, str
     """The service by name of each container that does a job for it and ends."""
     names = {f"{containers['agentos']}_migrate": "agentos"}
     for service in first:
-        names |= {f"{containers[service]}_{job}": service for job in ("job", "check")}
+        names |= {f"{containers[service]}_{job}": service for job in ("job", "check", "adopt")}
     return names
 
 
@@ -445,6 +446,11 @@ def services_with_data(observed: dict[str, Any]) -> list[str]:
     return [s for s, name in observed["current"].items() if name in observed["volumes"]]
 
 
+def volumes_with_data(observed: dict[str, Any]) -> dict[str, str]:
+    """The volume in use of each service that has one."""
+    return {s: observed["current"][s] for s in services_with_data(observed)}
+
+
 def volumes_of(observed: dict[str, Any], services: list[str]) -> list[str]:
     """All data volumes of some services, those kept from before a restore included."""
     both = {**observed["volumes"], **observed["kept"]}
@@ -454,6 +460,7 @@ def volumes_of(observed: dict[str, Any], services: list[str]) -> list[str]:
 def next_volume(service: str, observed: dict[str, Any], first: dict[str, str]) -> str:
     """The name of a service's next data volume: its first one's with the lowest free number."""
     known = {*observed["volumes"], *observed["kept"], *observed["current"].values()}
+    known |= {*observed["foreign_volumes"]}
     number = 2
     while f"{first[service]}_{number}" in known:
         number += 1
@@ -484,6 +491,279 @@ def conflicts(
 def environment_value(name: str) -> str | None:
     """The environment variable, or None when it is not set (Ansible's lookup gives "" for both)."""
     return os.environ.get(name)
+
+
+# --- adoption -----------------------------------------------------------------------------------
+
+ADOPTED_MAJORS = (16, 17, 18)
+KINDS = {"postgres": "PostgreSQL", "redis": "Redis"}
+
+
+def in_words(one: dict[str, Any]) -> str:
+    """What a volume found by compose_info holds: PostgreSQL 16."""
+    return f"{KINDS[one['kind']]} {one['version'] or ''}".strip()
+
+
+def short_name(volume: str) -> str:
+    """A volume's name where nobody types it; an anonymous one's has 64 digits."""
+    return f"{volume[:12]}…" if re.fullmatch(r"[0-9a-f]{64}", volume) else volume
+
+
+def chosen_volumes(found: list[dict[str, Any]], project: str, names: list[str]) -> list[Any]:
+    """The volumes of a project that are meant: those named, in full or as compose does, else all."""
+    named = [one for word in names for one in word.split(",") if one]
+    own = [one for one in found if one["project"] == project]
+    return [one for one in own if not named or {one["volume"], one["short"]} & set(named)]
+
+
+def adopted_volumes(
+    found: list[dict[str, Any]], project: str, names: list[str]
+) -> dict[str, dict[str, Any]]:
+    """The volume to adopt for each service, once adoption_problems has nothing to say."""
+    return {one["kind"]: one for one in chosen_volumes(found, project, names)}
+
+
+def adopting(project: str, volumes: list[dict[str, Any]], every: list[dict[str, Any]]) -> str:
+    """The command that adopts these volumes of a project, out of `every` one that it has."""
+    named = [f" --volume {one['volume']}" for one in volumes] if len(volumes) < len(every) else []
+    return f"./dev adopt {project}{''.join(named)}"
+
+
+def adoption_problems(
+    found: list[dict[str, Any]],
+    project: str,
+    names: list[str],
+    observed: dict[str, Any],
+    stack: str,
+    postgres_version: Any,
+) -> list[str]:
+    """A line for each reason why a project's data cannot be adopted into this stack as it is.
+
+    Takes what compose_info found, the project and the volumes that were named, what stack_info
+    observed, the stack's name and the setting postgres_version.
+    """
+    projects = sorted({one["project"] for one in found})
+    own = [one for one in found if one["project"] == project]
+    if not own:
+        near = get_close_matches(project, projects, n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        known = (
+            f"There are: {', '.join(projects)}." if projects else "There is none of any project."
+        )
+        return [
+            f"There is no volume of a docker compose project {project} that holds PostgreSQL's or Redis's "
+            f"data.{hint} {known} All of them: ./dev adopt"
+        ]
+    named = [one for word in names for one in word.split(",") if one]
+    unknown = [n for n in named if not any(n in {one["volume"], one["short"]} for one in own)]
+    if unknown:
+        listed = ", ".join(f"{one['volume']} ({in_words(one)})" for one in own)
+        return [
+            f"The project {project} has no volume {unknown[0]} with such data. It has: {listed}"
+        ]
+    chosen = chosen_volumes(found, project, names)
+    for kind, title in KINDS.items():
+        several = [one for one in chosen if one["kind"] == kind]
+        if len(several) > 1:
+            others = [one for one in chosen if one["kind"] != kind]
+            lines = [
+                f"  {adopting(project, [one, *others], own)}   ({in_words(one)}, of {users(one)})"
+                for one in several
+            ]
+            return [
+                f"The project {project} has {len(several)} volumes of {title}, and a stack has one. "
+                "Name those to adopt:",
+                *lines,
+            ]
+    problems = []
+    if with_data := [s for s in services_with_data(observed) if s in KINDS]:
+        volumes = ", ".join(observed["current"][service] for service in with_data)
+        problems.append(
+            f"The stack {stack} has data already ({volumes}), which stays. Adopt into another one: "
+            f"STACK_NAME=<name> PORT_OFFSET=<number> {adopting(project, chosen, own)}, or remove that "
+            "data first, after a backup: ./dev reset, then ./dev down, then remove its volumes"
+        )
+    problems += in_use(project, chosen, own)
+    for one in chosen:
+        if one["kind"] == "postgres":
+            problems += _wrong_major(one, project, str(postgres_version))
+    return problems
+
+
+def users(one: dict[str, Any]) -> str:
+    """Who has a volume found by compose_info, in words."""
+    return f"service {', '.join(one['services'])}" if one["services"] else "no container any more"
+
+
+def in_use(project: str, chosen: list[Any], own: list[Any]) -> list[str]:
+    """A line if containers run that write to these volumes, or are of their project."""
+    running = sorted({name for one in own for name in one["project_running"]})
+    if running:
+        return [
+            f"The project {project} is running ({', '.join(running)}). A copy is only whole while nobody "
+            f"writes, and the stack may need its ports. Stop it; its data stays: docker compose -p {project} stop"
+        ]
+    others = sorted({name for one in chosen for name in one["running"]})
+    return [
+        f"{', '.join(others)} {'uses' if len(others) == 1 else 'use'} the data. Stop "
+        f"{'it' if len(others) == 1 else 'them'}: docker stop {' '.join(others)}"
+        for _ in others[:1]
+    ]
+
+
+def _wrong_major(one: dict[str, Any], project: str, wanted: str) -> list[str]:
+    """A line if data of this major version of PostgreSQL cannot be adopted."""
+    major = one["version"]
+    if major not in map(str, ADOPTED_MAJORS):
+        service = (one["services"] or ["<service>"])[0]
+        compose = f"docker compose -p {project}"
+        return [
+            f"The volume {one['volume']} holds PostgreSQL {major}; volumes of "
+            f"{', '.join(map(str, ADOPTED_MAJORS))} can be adopted. Take it over as SQL: "
+            f"{compose} start {service}; {compose} exec -T {service} pg_dumpall -U <its superuser> > all.sql; "
+            f"{compose} stop; ./dev up; ./dev psql < all.sql"
+        ]
+    if wanted not in {"", major}:
+        return [
+            f"The volume {one['volume']} holds PostgreSQL {major}, and postgres_version is {wanted}. Adopt "
+            f"it as it is first, without that setting; then: ./dev upgrade --to {wanted}"
+        ]
+    return []
+
+
+def adoption_conflicts(
+    observed: dict[str, Any], selected: list[str], chosen: dict[str, dict[str, Any]]
+) -> list[str]:
+    """A line for each name or port that the stack needs and something else has.
+
+    A volume of the name that a first one would have is no obstacle: others are made. An anonymous
+    volume is lost to its project with its container, so that one is renamed rather than removed.
+    """
+    taken = [
+        t for t in observed["taken"] if t["service"] in {*selected, ""} and t["kind"] != "volume"
+    ]
+    lines = list(dict.fromkeys(one["message"] for one in taken))
+    unnamed = sorted({n for one in chosen.values() if one["anonymous"] for n in one["containers"]})
+    if any(one["kind"] == "container" for one in taken) and unnamed:
+        lines.append(
+            "Mind that its data is in volumes without a name, which are hard to find once the containers are "
+            "gone. Rename these instead of removing them: "
+            + "; ".join(f"docker rename {name} {name}_old" for name in unnamed)
+        )
+    return lines
+
+
+def adoption_room(chosen: dict[str, dict[str, Any]], free_bytes: int | None) -> list[str]:
+    """A line if the engine's disk has no room for two more copies of the data, where that is known."""
+    need = sum(2 * (one["bytes"] or 0) for one in chosen.values()) + 50_000_000
+    if free_bytes is None or free_bytes >= need:
+        return []
+    return [
+        f"Adopting takes about {human_size(need)} while it is at work, and the engine's disk has "
+        f"{human_size(free_bytes)} free. Nothing was touched. See what takes the room: docker system df"
+    ]
+
+
+def source_images(
+    chosen: dict[str, dict[str, Any]], images: dict[str, dict[str, Any]]
+) -> dict[str, str]:
+    """The image that reads the copy of each volume: the project's own, which surely can, or the stack's."""
+    return {s: one["image"].get("id") or images[s]["reference"] for s, one in chosen.items()}
+
+
+def nameless(observed: dict[str, Any], services: list[str]) -> list[str]:
+    """Those of the services whose volume would have the name of one that is not the stack's."""
+    return [s for s in services if observed["current"].get(s) in observed["foreign_volumes"]]
+
+
+def adoption_table(found: list[dict[str, Any]]) -> str:
+    """What compose_info found, for people."""
+    if not found:
+        return (
+            "No volume of a docker compose project on this engine holds PostgreSQL's or Redis's data. "
+            "Volumes of another engine: docker context ls. A backup of another stack: ./dev restore --from FILE"
+        )
+    rows = [["PROJECT", "VOLUME", "HOLDS", "SIZE", "USED BY", "ADOPT IT"]]
+    for one in found:
+        own = [other for other in found if other["project"] == one["project"]]
+        of_kind = {kind: [o for o in own if o["kind"] == kind] for kind in KINDS}
+        others = [o for o in own if o["kind"] != one["kind"] and len(of_kind[o["kind"]]) == 1]
+        state = " (running)" if one["running"] else ""
+        rows.append(
+            [
+                one["project"],
+                short_name(one["volume"]),
+                in_words(one),
+                "-" if one["bytes"] is None else human_size(one["bytes"]),
+                f"{', '.join(one['services']) or '-'}{state}",
+                adopting(one["project"], [one, *others], own),
+            ]
+        )
+    running = sorted({one["project"] for one in found if one["project_running"]})
+    text = f"{table(rows)}\n\nThe stack gets copies; these volumes stay as they are."
+    if running:
+        stops = ", ".join(f"docker compose -p {project} stop" for project in running)
+        text += f" A project that runs has to be stopped first: {stops}"
+    return text
+
+
+def adoption_report(
+    chosen: dict[str, dict[str, Any]],
+    manifest: dict[str, Any],
+    copied: dict[str, Any],
+    postgres_db: str,
+    postgres_user: str,
+) -> str:
+    """What was adopted, for people.
+
+    Takes the volumes, the manifest of the backup that was made of them, what look-at-copy told of
+    PostgreSQL, and the stack's own database and superuser.
+    """
+    lines = []
+    services = manifest["services"]
+    if server := services.get("postgres"):
+        lines.append(
+            f"PostgreSQL {server['version']}, from {short_name(chosen['postgres']['volume'])}:"
+        )
+        names = [one["name"] for one in server["databases"]]
+        for one in server["databases"]:
+            if one["name"] not in {"template1", "postgres"} or one["tables"]:
+                lines.append(
+                    f"  database {one['name']}: {one['tables']} tables, {one['rows']} rows"
+                )
+        lines += [
+            f"  {one['name']} sorted by {one['sorted_by']}, which this PostgreSQL lacks; now by {one['now']}: "
+            "by code point, so that Z comes before a, and a before ä"
+            for one in copied.get("resorted", [])
+        ]
+        if copied["superuser"] != postgres_user:
+            lines.append(
+                f"  The superuser {copied['superuser']} and all roles are there with the passwords they had; "
+                f"the stack itself uses {postgres_user}, with a password of its own."
+            )
+        else:
+            lines.append(
+                f"  All roles are there with the passwords they had, but {postgres_user}, which has the stack's own."
+            )
+        own = [name for name in names if name not in {"template1", "postgres"}]
+        own = [name for name in own if re.fullmatch(DATABASE_NAME, name)]  # what the setting takes
+        if postgres_db not in own and own:
+            biggest = max(server["databases"], key=lambda d: (d["name"] in own, d["rows"]))["name"]
+            lines.append(
+                f"  DATABASE_URL names the database {postgres_db}, which is new and empty. To have it name "
+                f"{biggest}: POSTGRES_DB={biggest} ./dev up, or for good, "
+                "postgres_db in inventory/group_vars/all/zz-local.yml"
+            )
+    if redis := services.get("redis"):
+        counts = (re.fullmatch(r"keys db\d+ (\d+) .*", line) for line in redis["summary"])
+        origin = (
+            "its append-only file" if chosen["redis"]["reads"] == "aof" else "its last snapshot"
+        )
+        lines.append(
+            f"Redis, from {short_name(chosen['redis']['volume'])} ({origin}): "
+            f"{sum(int(count[1]) for count in counts if count)} keys"
+        )
+    return "\n".join(lines)
 
 
 # --- images -------------------------------------------------------------------------------------
@@ -1096,6 +1376,15 @@ class FilterModule:
             "other_owner": other_owner,
             "volumes_to_look_at": volumes_to_look_at,
             "unsafe_data": unsafe_data,
+            "adopted_volumes": adopted_volumes,
+            "adoption_conflicts": adoption_conflicts,
+            "adoption_problems": adoption_problems,
+            "adoption_report": adoption_report,
+            "adoption_room": adoption_room,
+            "adoption_table": adoption_table,
+            "nameless": nameless,
+            "source_images": source_images,
+            "volumes_with_data": volumes_with_data,
             "with_users_of": with_users_of,
             "secrets_of": secrets_of,
             "tree_digest": tree_digest,

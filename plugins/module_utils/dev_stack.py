@@ -1,14 +1,18 @@
-"""What the modules and the callback share: finding the engine, secrets in templates, known errors."""
+"""What the modules and the callback share: the engine, volumes' files, secrets, known errors."""
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
+import json
 import os
 import platform
 import re
 import shutil
+import tarfile
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -20,6 +24,7 @@ LABEL_IMAGE = "dev-stack.image"
 LABEL_JOB = "dev-stack.job"  # what a container does that works on data: dump, load, ...
 LABEL_RUN = "dev-stack.run"  # the run that started it; see `process_name`
 LABEL_SCRATCH = "dev-stack.scratch"  # a volume that holds nothing of value
+LABEL_PROJECT = "com.docker.compose.project"  # docker compose's own
 
 # Where the callback and the modules of one run meet, on the machine that runs Ansible.
 RUN_VARIABLE = "DEV_STACK_RUN"
@@ -244,6 +249,61 @@ def find_engine(docker_host: str = "") -> tuple[Any, str, dict[str, str]]:
             elif os.path.exists(url.removeprefix("unix://")) and worst["kind"] == "absent":
                 worst |= {"kind": "stopped", "text": f"Nothing answers at {url} ({why})"}
     return None, "", worst
+
+
+# --- files on volumes ---------------------------------------------------------------------------
+
+
+class Files:
+    """The files of a container that was never started.
+
+    What a file is (stat) costs the engine little; for what is in it, it starts a process.
+    """
+
+    def __init__(self, client: Any, container: str) -> None:
+        """Takes the engine's client and the container's id."""
+        self.client = client
+        self.url = client._url("/containers/{0}/archive", container)
+
+    def stat(self, path: str) -> dict[str, Any] | None:
+        """{name, size, mode, …} of a file or folder, or None where there is none."""
+        answer = self.client.head(self.url, params={"path": path})
+        if answer.status_code == 404:
+            return None
+        answer.raise_for_status()
+        found = base64.b64decode(answer.headers["X-Docker-Container-Path-Stat"])
+        return dict(json.loads(found))
+
+    def read(self, path: str, limit: int) -> tuple[bytes, tarfile.TarInfo] | None:
+        """The first `limit` bytes of a file and what tar says of it; None where there is none."""
+        for entry, content in self._entries(path, limit):
+            return (content, entry) if entry.isreg() else None
+        return None
+
+    def first_in(self, path: str) -> str | None:
+        """The name of one entry of a folder, or None when it is empty or absent."""
+        for entry, _ in self._entries(path, 0):
+            # The folder itself comes first.
+            if "/" in entry.name.rstrip("/"):
+                return str(entry.name.rstrip("/").split("/")[1])
+        return None
+
+    def _entries(self, path: str, limit: int) -> Any:
+        """(entry, first bytes) of the archive that the engine makes of `path`, as it comes in.
+
+        The archive of a folder is all that is in it: whoever asks stops early, and with that the
+        engine stops as well.
+        """
+        plain = {"Accept-Encoding": "identity"}
+        asked = self.client.get(self.url, params={"path": path}, headers=plain, stream=True)
+        with closing(asked) as answer:
+            if answer.status_code == 404:
+                return
+            answer.raise_for_status()
+            with tarfile.open(fileobj=answer.raw, mode="r|", bufsize=1024) as archive:
+                for entry in archive:
+                    file = archive.extractfile(entry) if entry.isreg() and limit else None
+                    yield entry, file.read(limit) if file else b""
 
 
 # --- secrets in templates -----------------------------------------------------------------------

@@ -331,6 +331,7 @@ def act(p: dict[str, Any], check_mode: bool) -> dict[str, Any]:
         "path": str(directory / manifest["name"]),
         "holds": human_size(total),
         "pruned": prune(directory, p["keep"]),
+        "manifest": manifest,
     }
 
 

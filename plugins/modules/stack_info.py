@@ -79,6 +79,7 @@ from ansible.module_utils.dev_stack import (
     LABEL_FILES,
     LABEL_IMAGE,
     LABEL_JOB,
+    LABEL_PROJECT,
     LABEL_RUN,
     LABEL_SCRATCH,
     LABEL_SERVICE,
@@ -247,9 +248,15 @@ def port_conflicts(
             if labels.get(LABEL_STACK) == stack:
                 continue  # ours: being moved or kept, either way not in the way
             who = f"the container {by['Names'][0].lstrip('/')}"
-            if labels.get("com.docker.compose.project"):
-                who += f" (docker compose project {labels['com.docker.compose.project']})"
-            elif labels.get(LABEL_STACK):
+            if project := labels.get(LABEL_PROJECT):
+                message = (
+                    f"Port {port} for {service} is taken by {who} (docker compose project {project}). "
+                    f"Stop that project: docker compose -p {project} stop   (its data can be taken over: "
+                    f"./dev adopt {project}), or use other ports: ./dev up -- -e port_offset=<number>"
+                )
+                conflicts.append({"service": service, "kind": "port", "message": message})
+                continue
+            if labels.get(LABEL_STACK):
                 who += f" (stack {labels[LABEL_STACK]})"
         elif local and (refusal := bind_refusal(want["address"], port)) == errno.EADDRINUSE:
             who = holder(port)
@@ -258,7 +265,7 @@ def port_conflicts(
                 f"bind_address {want['address']} is not an address of this machine. See which are: "
                 "ip address"
             )
-            conflicts.append({"service": service, "message": message})
+            conflicts.append({"service": service, "kind": "port", "message": message})
             continue
         else:
             continue
@@ -266,18 +273,33 @@ def port_conflicts(
             f"Port {port} for {service} is taken by {who}. Stop it, or use another port: "
             f"./dev up -- -e {want['instead']}   (or move all of them: -e port_offset=<number>)"
         )
-        conflicts.append({"service": service, "message": message})
+        conflicts.append({"service": service, "kind": "port", "message": message})
     return conflicts
 
 
-def foreign(kind: str, name: str, labels: dict[str, str] | None) -> str:
-    """The line for an object that has one of our names but not our label."""
-    project = (labels or {}).get("com.docker.compose.project")
-    maker = f"docker compose (project {project}) made it" if project else "it is not this stack's"
-    return (
-        f"There is a {kind} named {name} already, and {maker}; it is left alone. "
-        "Rename or remove it, or give this stack another name: ./dev up -- -e stack_name=<name>"
-    )
+def foreign(service: str, kind: str, name: str, labels: dict[str, str] | None) -> dict[str, str]:
+    """{service, kind, message} of an object that has one of our names but not our label."""
+    project = (labels or {}).get(LABEL_PROJECT)
+    if not project:
+        message = (
+            f"There is a {kind} named {name} already, and it is not this stack's; it is left alone. "
+            "Rename or remove it, or give this stack another name: ./dev up -- -e stack_name=<name>"
+        )
+    elif kind == "volume":
+        message = (
+            f"There is a volume named {name} already, of the docker compose project {project}; it is "
+            f"left alone. To start with a copy of its data: ./dev adopt {project}. To start without: "
+            "STACK_NAME=<name> ./dev up"
+        )
+    else:
+        message = (
+            f"There is a {kind} named {name} already, of the docker compose project {project}; it is "
+            f"left alone. Stop and remove the project's containers; its volumes stay: "
+            f"docker compose -p {project} down. Then start with a copy of its data: "
+            f"./dev adopt {project}. Or have both, this stack under another name: "
+            "STACK_NAME=<name> PORT_OFFSET=<number> ./dev up"
+        )
+    return {"service": service, "kind": kind, "message": message}
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
@@ -364,16 +386,16 @@ def observe(module: AnsibleModule, client: Any, url: str, state: Path) -> dict[s
         labels, names = one.get("Labels") or {}, [n.lstrip("/") for n in one["Names"] or []]
         if labels.get(LABEL_STACK) == stack and labels.get(LABEL_SERVICE):
             try:
-                found = describe(client, client.inspect_container(one["Id"]), p["network"])
+                seen = describe(client, client.inspect_container(one["Id"]), p["network"])
             except docker.errors.NotFound:  # removed this very moment
                 continue
-            if p["containers"].get(found["service"], found["container"]) == found["container"]:
-                services[found["service"]] = found
+            if p["containers"].get(seen["service"], seen["container"]) == seen["container"]:
+                services[seen["service"]] = seen
             else:
-                others.append(found)
+                others.append(seen)
         else:
             taken += [
-                {"service": service, "message": foreign("container", name, labels)}
+                foreign(service, "container", name, labels)
                 for service, name in [
                     *p["containers"].items(),
                     *((s, n) for n, s in p["one_offs"].items()),
@@ -381,12 +403,14 @@ def observe(module: AnsibleModule, client: Any, url: str, state: Path) -> dict[s
                 if name in names
             ]
 
-    only = {"label": f"{LABEL_STACK}={stack}"}
-    found = {
-        one["Name"]: {"labels": one["Labels"] or {}, "created": one.get("CreatedAt")}
-        for one in client.volumes(filters=only)["Volumes"] or []
-        if (one["Labels"] or {}).get(LABEL_SERVICE) in p["volumes"]
-    }
+    found: dict[str, dict[str, Any]] = {}
+    others_volumes: list[str] = []
+    for one in client.volumes()["Volumes"] or []:
+        labels = one["Labels"] or {}
+        if labels.get(LABEL_STACK) == stack and labels.get(LABEL_SERVICE) in p["volumes"]:
+            found[one["Name"]] = {"labels": labels, "created": one.get("CreatedAt")}
+        elif one["Name"].startswith(tuple(p["volumes"].values())):
+            others_volumes.append(one["Name"])
     mounted = {service: one["volume"] for service, one in services.items()}
     path = state / "volumes.json"
     record: dict[str, Any] | None = None
@@ -403,7 +427,7 @@ def observe(module: AnsibleModule, client: Any, url: str, state: Path) -> dict[s
             labels = client.inspect_volume(name).get("Labels")
         except docker.errors.NotFound:
             continue
-        taken.append({"service": service, "message": foreign("volume", name, labels)})
+        taken.append(foreign(service, "volume", name, labels))
     in_use = set(current.values())
 
     network = None
@@ -423,8 +447,7 @@ def observe(module: AnsibleModule, client: Any, url: str, state: Path) -> dict[s
                     "others": sorted(c["Name"] for i, c in attached.items() if i not in ours),
                 }
             else:
-                message = foreign("network", p["network"], data.get("Labels"))
-                taken.append({"service": "", "message": message})
+                taken.append(foreign("", "network", p["network"], data.get("Labels")))
 
     images: dict[str, str | None] = {}
     for reference in p["images"]:
@@ -458,6 +481,8 @@ def observe(module: AnsibleModule, client: Any, url: str, state: Path) -> dict[s
         "recorded": record is not None,
         "volumes": {name: one for name, one in found.items() if name in in_use},
         "kept": {name: one for name, one in found.items() if name not in in_use},
+        # Not ours, with names that ours have or may get.
+        "foreign_volumes": sorted(others_volumes),
         "volume_problems": problems + unknown,
         "network": network,
         "images": images,

@@ -38,7 +38,6 @@ attributes:
 author: HYVVE
 """
 
-import base64
 import json
 import posixpath
 import re
@@ -51,7 +50,7 @@ from contextlib import closing, suppress
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.dev_stack import LABEL_STACK, connect, explain
+from ansible.module_utils.dev_stack import LABEL_STACK, Files, connect, explain
 
 LABEL_JOB = "dev-stack.job"
 LABEL_RUN = "dev-stack.run"
@@ -73,58 +72,6 @@ CONTROL_STATES = (
     "in archive recovery",
     "in production",
 )
-
-
-class Files:
-    """The files of a container that was never started.
-
-    What a file is (stat) costs the engine little; for what is in it, it starts a process.
-    """
-
-    def __init__(self, client: Any, container: str) -> None:
-        """Takes the engine's client and the container's id."""
-        self.client = client
-        self.url = client._url("/containers/{0}/archive", container)
-
-    def stat(self, path: str) -> dict[str, Any] | None:
-        """{name, size, mode, …} of a file or folder, or None where there is none."""
-        answer = self.client.head(self.url, params={"path": path})
-        if answer.status_code == 404:
-            return None
-        answer.raise_for_status()
-        found = base64.b64decode(answer.headers["X-Docker-Container-Path-Stat"])
-        return dict(json.loads(found))
-
-    def read(self, path: str, limit: int) -> tuple[bytes, tarfile.TarInfo] | None:
-        """The first `limit` bytes of a file and what tar says of it; None where there is none."""
-        for entry, content in self._entries(path, limit):
-            return (content, entry) if entry.isreg() else None
-        return None
-
-    def first_in(self, path: str) -> str | None:
-        """The name of one entry of a folder, or None when it is empty or absent."""
-        for entry, _ in self._entries(path, 0):
-            # The folder itself comes first.
-            if "/" in entry.name.rstrip("/"):
-                return str(entry.name.rstrip("/").split("/")[1])
-        return None
-
-    def _entries(self, path: str, limit: int) -> Any:
-        """(entry, first bytes) of the archive that the engine makes of `path`, as it comes in.
-
-        The archive of a folder is all that is in it: whoever asks stops early, and with that the
-        engine stops as well.
-        """
-        plain = {"Accept-Encoding": "identity"}
-        asked = self.client.get(self.url, params={"path": path}, headers=plain, stream=True)
-        with closing(asked) as answer:
-            if answer.status_code == 404:
-                return
-            answer.raise_for_status()
-            with tarfile.open(fileobj=answer.raw, mode="r|", bufsize=1024) as archive:
-                for entry in archive:
-                    file = archive.extractfile(entry) if entry.isreg() and limit else None
-                    yield entry, file.read(limit) if file else b""
 
 
 def text(found: tuple[bytes, tarfile.TarInfo] | None) -> str:

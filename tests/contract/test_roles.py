@@ -489,7 +489,8 @@ def test_migration_ends_by_itself_and_is_removed() -> None:
     known = load_plugin("filter", "dev_stack").one_offs(
         {"agentos": "x", "postgres": "p"}, {"postgres": "v"}
     )
-    assert known == {"x_migrate": "agentos", "p_job": "postgres", "p_check": "postgres"}
+    jobs = dict.fromkeys(("p_job", "p_check", "p_adopt"), "postgres")
+    assert known == {"x_migrate": "agentos", **jobs}
     assert evaluated(one_off["name"], {"agentos_container_name": "x"}) == "x_migrate"
 
 

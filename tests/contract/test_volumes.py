@@ -84,7 +84,12 @@ def test_a_record_that_cannot_be_read_is_said(
 
 
 def test_the_next_name_is_the_lowest_free_one(filters: ModuleType) -> None:
-    observed = {"volumes": found("s_redis_data_2"), "kept": found("s_redis_data"), "current": {}}
+    observed = {
+        "volumes": found("s_redis_data_2"),
+        "kept": found("s_redis_data"),
+        "current": {},
+        "foreign_volumes": [],
+    }
     assert filters.next_volume("redis", observed, FIRST) == "s_redis_data_3"
     assert filters.next_volume("postgres", observed, FIRST) == "s_postgres_data_2"
 
