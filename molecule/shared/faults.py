@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import time
 from collections.abc import Callable
 
+import psutil  # type: ignore[import-untyped]
 from stack import PROJECT, Stack
 
 
@@ -47,7 +49,12 @@ def kill_when(
             os.killpg(run.pid, signal.SIGKILL)
             raise AssertionError(f"the moment did not come:\n{run.communicate()[0]}")
         time.sleep(0.02)
+    # Ansible's workers lead sessions of their own: they would go on, and then hang for ever.
+    workers = psutil.Process(run.pid).children(recursive=True) if number == signal.SIGKILL else []
     os.killpg(run.pid, number)
+    for worker in workers:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            worker.kill()
     return run.communicate(timeout=120)[0]
 
 

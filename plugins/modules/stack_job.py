@@ -11,7 +11,8 @@ description:
     watches; their other output is returned.
   - Where one fails, the others are ended as well, and the message is what it wrote to its
     standard error.
-  - The containers are removed in any case, with their anonymous volumes.
+  - The containers are removed in any case, with their anonymous volumes. When the run that waits
+    ends without this module being told, by Ctrl-C for example, so do the jobs.
 options:
   docker_host:
     description: Address of the engine.
@@ -39,7 +40,14 @@ import time
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.dev_stack import LABEL_JOB, PROGRESS_VARIABLE, connect, explain
+from ansible.module_utils.dev_stack import (
+    LABEL_JOB,
+    PROGRESS_VARIABLE,
+    RUN_VARIABLE,
+    connect,
+    explain,
+    is_alive,
+)
 
 LINES = 8  # of what a job that failed said
 
@@ -80,6 +88,7 @@ def wait(client: Any, names: list[str]) -> tuple[dict[str, Any], str]:
 
     results: dict[str, Any] = {}
     progress = dict.fromkeys(names, "")
+    run = os.environ.get(RUN_VARIABLE, "")
     while len(results) < len(names):
         for name in names:
             if name in results:
@@ -95,6 +104,8 @@ def wait(client: Any, names: list[str]) -> tuple[dict[str, Any], str]:
             progress[name] = ""
             if state["ExitCode"] != 0:
                 return results, reason(client, name, state)
+        if run and not is_alive(run):
+            return results, "The run that waited has ended."
         tell(progress)
         time.sleep(0.2)
     return results, ""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import faults
 import httpx
 import jwt
 import psycopg
@@ -158,13 +159,7 @@ def rotating(stack: Stack, *options: str) -> Iterator[subprocess.Popen[str]]:
 
 def kill_when(stack: Stack, condition: Callable[[], Any]) -> None:
     """Rotate, and kill the run without warning as soon as the condition holds."""
-    with rotating(stack) as run:
-        limit = time.monotonic() + PATIENCE
-        while not condition():
-            assert run.poll() is None, run.communicate()[0]
-            assert time.monotonic() < limit
-            time.sleep(0.02)
-        os.killpg(run.pid, signal.SIGKILL)
+    faults.kill_when(faults.begin(stack, "rotate"), lambda: bool(condition()))
     assert (stack.state / "rotation").exists()
 
 
