@@ -285,7 +285,8 @@ def other_owner(observed: dict[str, Any], state_dir: str, take_over: Any) -> lis
     With secrets of our own we would lock its owner out, and `down` or `reset` would end it.
     """
     kept_in = {one["state_dir"] for one in observed["services"].values()}
-    kept_in |= {one["labels"].get("dev-stack.state-dir") for one in observed["volumes"].values()}
+    volumes = [*observed["volumes"].values(), *observed["kept"].values()]
+    kept_in |= {one["labels"].get("dev-stack.state-dir") for one in volumes}
     elsewhere = sorted(kept_in - {state_dir, None})
     if not elsewhere or as_bool(take_over):
         return []
@@ -315,14 +316,33 @@ def at_work(observed: dict[str, Any]) -> list[str]:
     ]
 
 
-def volume_problems(observed: dict[str, Any], data_stays: bool, data_returns: bool) -> list[str]:
+def volume_problems(observed: dict[str, Any], replaced: list[str], data_returns: bool) -> list[str]:
     """A line for each volume of which nobody knows where it is.
 
-    A run that replaces the data (`data_stays` false) needs none; one that brings a backup back
-    (`data_returns`) can do without those that are gone.
+    A run that removes the data of some services (`replaced`) needs not know theirs; one that brings
+    a backup back (`data_returns`) can do without those that are gone.
     """
-    problems = observed["volume_problems"] if data_stays else []
-    return [one["message"] for one in problems if not (data_returns and one["gone"])]
+    whole = set(replaced) >= set(observed["current"])
+    return [
+        one["message"]
+        for one in observed["volume_problems"]
+        if one["service"] not in replaced
+        and not (whole and not one["service"])
+        and not (data_returns and one["gone"])
+    ]
+
+
+def in_the_way(observed: dict[str, Any], one_offs: list[str], first: dict[str, str]) -> list[str]:
+    """A line for each thing that is not ours and has a name that jobs on data use."""
+    scratch = {f"{name}_{end}" for name in first.values() for end in ("check", "adopt")}
+    lines = [
+        f"There is a volume named {name} already, and it is not this stack's; it is left alone. Rename it by "
+        "copying it, or remove it."
+        for name in observed["foreign_volumes"]
+        if name in scratch
+    ]
+    taken = [one["message"] for one in observed["taken"] if one["kind"] == "container"]
+    return lines + [line for line in taken if any(f" {name} " in line for name in one_offs)]
 
 
 def healthy_services(observed: dict[str, Any]) -> list[str]:
@@ -409,21 +429,13 @@ def backups_table(backups: list[dict[str, Any]], directory: str) -> str:
 
 
 def leftovers(observed: dict[str, Any]) -> dict[str, list[str]]:
-    """What interrupted runs left: {containers: of jobs, volumes: of copies that nothing uses}.
-
-    A volume that was loaded from a backup counts only while it is known which ones are in use.
-    """
+    """What interrupted runs left: {containers: of jobs, volumes: of scratch, or half loaded}."""
     jobs = [one["container"] for one in observed["others"] if one["job"] and not one["at_work"]]
-    known = observed["recorded"] and not observed["volume_problems"]
     unused = [
         name
         for name, one in observed["kept"].items()
         if "dev-stack.scratch" in one["labels"]
-        or (
-            known
-            and "dev-stack.made-by" in one["labels"]
-            and name not in observed["previous"].values()
-        )
+        or (name in observed["loading"] and name not in observed["previous"].values())
     ]
     return {"containers": jobs, "volumes": unused}
 
@@ -455,6 +467,27 @@ def volumes_of(observed: dict[str, Any], services: list[str]) -> list[str]:
     """All data volumes of some services, those kept from before a restore included."""
     both = {**observed["volumes"], **observed["kept"]}
     return sorted(n for n, one in both.items() if one["labels"]["dev-stack.service"] in services)
+
+
+def services_in_doubt(observed: dict[str, Any], services: list[str]) -> list[str]:
+    """Those of some services that have volumes, none of which is known to be the one in use."""
+    unclear = {one["service"] for one in observed["volume_problems"]}
+    whole = services_with_data(observed)
+    return [
+        service
+        for service in services
+        if volumes_of(observed, [service]) and (service not in whole or {service, ""} & unclear)
+    ]
+
+
+def kept_before(before: dict[str, Any], to: dict[str, str], there: list[str]) -> dict[str, str]:
+    """The volumes that are the way back once a stack moved on.
+
+    Takes what was current and previous, the new volumes, and the names of those that exist. Where
+    the current one was gone, the one before it still is the way back.
+    """
+    left = {service: before["current"].get(service) for service in to}
+    return {**before["previous"], **{s: name for s, name in left.items() if name in there}}
 
 
 def next_volume(service: str, observed: dict[str, Any], first: dict[str, str]) -> str:
@@ -1066,12 +1099,12 @@ def _half_made(found: dict[str, Any], volume: str) -> str:
         return (
             f"The volume {volume} holds a half-made PostgreSQL cluster: its initialisation was cut "
             f"short ({missing} is missing), so it was never in use and nothing of value is in it. "
-            "Start afresh: ./dev reset postgres"
+            "Start afresh: ./dev reset postgres --no-backup"
         )
     return (
         f"The volume {volume} holds an incomplete PostgreSQL cluster: {missing} is missing. Its "
         "initialisation was cut short, or files were lost. Put a backup back: ./dev restore "
-        "latest, or start afresh: ./dev reset postgres"
+        "latest, or start afresh: ./dev reset postgres --no-backup"
     )
 
 
@@ -1366,6 +1399,9 @@ class FilterModule:
             "volumes_of": volumes_of,
             "postgres_major": postgres_major,
             "volume_problems": volume_problems,
+            "in_the_way": in_the_way,
+            "kept_before": kept_before,
+            "services_in_doubt": services_in_doubt,
             "human_size": human_size,
             "healthy_services": healthy_services,
             "restore_problems": restore_problems,

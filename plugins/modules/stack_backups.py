@@ -115,8 +115,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
                 f"The backup {folder.name} is of schema {manifest['schema']}, and this version reads "
                 f"{SCHEMA}. Use the version of this project that made it."
             )
-        assert isinstance(manifest["files"], dict) and isinstance(manifest["services"], dict)
-    except (OSError, ValueError, LookupError, TypeError, AssertionError) as error:
+        assert all(isinstance(one, dict) for one in manifest["services"].values())
+        assert isinstance(manifest["at"], str)
+        for file in manifest["files"].values():
+            assert isinstance(file["bytes"], int) and isinstance(file["sha256"], str)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, AssertionError) as error:
         raise Refusal(f"{folder} is no whole backup: its manifest.json cannot be read.") from error
     return manifest
 
@@ -227,10 +230,14 @@ def finish(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
     return whole
 
 
-def prune(directory: Path, keep: int) -> list[str]:
-    """Remove the oldest backups with generated names beyond `keep`; their names."""
-    generated = [one for one in existing(directory) if GENERATED.fullmatch(one["name"])]
-    gone = [one["name"] for one in generated[keep:]] if keep else []
+def prune(directory: Path, keep: int, made: str) -> list[str]:
+    """Remove the oldest backups with generated names beyond `keep`, never `made`; their names."""
+    generated = [
+        one["name"]
+        for one in existing(directory)
+        if GENERATED.fullmatch(one["name"]) and "problem" not in one
+    ]
+    gone = [name for name in generated[keep:] if name != made] if keep else []
     for name in gone:
         # Out of sight first: one that is half removed must not be taken for one.
         hidden = directory / f".{name}.partial"
@@ -330,7 +337,7 @@ def act(p: dict[str, Any], check_mode: bool) -> dict[str, Any]:
         "changed": True,
         "path": str(directory / manifest["name"]),
         "holds": human_size(total),
-        "pruned": prune(directory, p["keep"]),
+        "pruned": prune(directory, p["keep"], manifest["name"]),
         "manifest": manifest,
     }
 

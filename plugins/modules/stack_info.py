@@ -359,12 +359,16 @@ def volumes_in_use(
             current[service] = str(mounted[service])
         elif own:
             listed = ", ".join(f"{name} (of {found[name]['created']})" for name in own)
-            example = json.dumps({"current": {service: own[-1]}})
             message = (
                 f"{service} has several volumes, {listed}, and {path}, which said which of them is in "
-                f"use, is gone. Name it, such as: echo '{example}' > {path}"
+                "use, is gone."
             )
+            current[service] = own[-1]
             problems.append({"service": service, "message": message, "gone": False})
+    if any(not one["gone"] for one in problems):
+        # All of them: what the record does not name is taken to be the first.
+        example = json.dumps({"current": {s: name for s, name in current.items() if name in found}})
+        problems[-1]["message"] += f" Name those in use, such as: echo '{example}' > {path}"
     return current, problems
 
 
@@ -478,6 +482,8 @@ def observe(module: AnsibleModule, client: Any, url: str, state: Path) -> dict[s
         "others": others,
         "current": current,
         "previous": (record or {}).get("previous", {}),
+        "loading": (record or {}).get("loading", []),
+        "why": (record or {}).get("why", ""),
         "recorded": record is not None,
         "volumes": {name: one for name, one in found.items() if name in in_use},
         "kept": {name: one for name, one in found.items() if name not in in_use},

@@ -124,6 +124,11 @@ def spoil(folder: Path) -> None:
     (folder / "manifest.json").write_text("{")
 
 
+def confuse(folder: Path) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"files": {"postgres/5.dump": 1}}))
+
+
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
@@ -132,6 +137,7 @@ def spoil(folder: Path) -> None:
         (remove, "5.dump is missing"),
         (add, "6.dump does not belong to it"),
         (spoil, "its manifest.json cannot be read"),
+        (confuse, "its manifest.json cannot be read"),
     ],
 )
 def test_a_damaged_one_is_refused(
@@ -165,6 +171,17 @@ def test_generated_names_alone_are_pruned_the_oldest_first(
         "20260101T030000Z",
         "mine",
     ]
+
+
+def test_the_one_just_made_is_never_pruned(backups: ModuleType, tmp_path: Path) -> None:
+    """The clock may have gone back."""
+    for year in (2031, 2032):
+        manifest = make(backups, tmp_path, f"{year}0101T000000Z") / "manifest.json"
+        later = {"at": f"{year}-01-01T00:00:00+00:00"}
+        manifest.write_text(json.dumps(json.loads(manifest.read_text()) | later))
+    now = make(backups, tmp_path, keep=1)
+    assert now.is_dir()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [now.name, "20320101T000000Z"]
 
 
 def archive(folder: Path, target: Path) -> Path:

@@ -243,19 +243,28 @@ def test_all_conflicts_are_told_at_once(filters: ModuleType) -> None:
 # --- whose it is --------------------------------------------------------------------------------
 
 
-def kept_in(service: str | None = None, volume: str | None = None) -> dict[str, Any]:
+def kept_in(
+    service: str | None = None, volume: str | None = None, key: str = "volumes"
+) -> dict[str, Any]:
     """What stack_info tells of a stack whose container and volume have their secrets there."""
     labels = {"dev-stack.state-dir": volume} if volume else {}
     return {
         "services": {"redis": {"state_dir": service}},
-        "volumes": {VOLUMES["redis"]: {"labels": labels}},
+        "volumes": {},
+        "kept": {},
+        key: {VOLUMES["redis"]: {"labels": labels}},
     }
 
 
 @pytest.mark.parametrize(
     "observed",
-    [kept_in("/you/s"), kept_in(volume="/you/s"), kept_in("/me/s", "/you/s")],
-    ids=["container", "volume", "volume alone"],
+    [
+        kept_in("/you/s"),
+        kept_in(volume="/you/s"),
+        kept_in("/me/s", "/you/s"),
+        kept_in(volume="/you/s", key="kept"),
+    ],
+    ids=["container", "volume", "volume alone", "volume not in use"],
 )
 @pytest.mark.parametrize("take_over", [False, "no"])
 def test_another_owner_s_stack_is_told_in_one_line(
@@ -269,7 +278,7 @@ def test_another_owner_s_stack_is_told_in_one_line(
 @pytest.mark.parametrize(
     ("observed", "take_over"),
     [
-        ({"services": {}, "volumes": {}}, False),
+        ({"services": {}, "volumes": {}, "kept": {}}, False),
         (kept_in(), False),  # no folder mounted, and a volume without the label
         (kept_in("/me/s", "/me/s"), False),
         (kept_in("/you/s", "/you/s"), True),

@@ -68,6 +68,10 @@ def test_without_a_record_several_are_a_question(stack_info: ModuleType) -> None
     assert "several volumes" in problem["message"] and problem["gone"] is False
     command = problem["message"].partition("echo '")[2].partition("' >")[0]
     assert json.loads(command) == {"current": {"postgres": "s_postgres_data_2"}}
+    more = found("s_postgres_data", "s_postgres_data_2", "s_redis_data_4")
+    _, (problem,) = look(stack_info, more)
+    command = problem["message"].partition("echo '")[2].partition("' >")[0]
+    assert json.loads(command)["current"]["redis"] == "s_redis_data_4", "or it would be lost"
 
 
 @pytest.mark.parametrize(
@@ -100,18 +104,17 @@ def test_only_dead_jobs_and_scratch_volumes_are_leftovers(filters: ModuleType) -
         {"container": "dead", "job": "load", "at_work": False},
         {"container": "migration", "job": None, "at_work": False},
     ]
-    kept = found(
-        "s_redis_data", "s_redis_data_2", "s_redis_data_3", scratch=("s_redis_data_check",)
-    )
-    for name in ("s_redis_data_2", "s_redis_data_3"):
-        kept[name]["labels"]["dev-stack.made-by"] = "restore of x"
-    observed = {"others": jobs, "kept": kept, "previous": {"redis": "s_redis_data_2"}}
-    known = {"recorded": True, "volume_problems": []}
+    names = ("s_redis_data", "s_redis_data_2", "s_redis_data_3")
+    observed = {
+        "others": jobs,
+        "kept": found(*names, scratch=("s_redis_data_check",)),
+        "previous": {"redis": "s_redis_data_2"},
+        "loading": ["s_redis_data_2", "s_redis_data_3"],
+    }
     interrupted = ["s_redis_data_3", "s_redis_data_check"]
-    assert filters.leftovers(observed | known) == {"containers": ["dead"], "volumes": interrupted}
-    for doubt in ({"recorded": False}, {"volume_problems": [{"message": "m"}]}):
-        found_so = filters.leftovers(observed | known | doubt)["volumes"]
-        assert found_so == ["s_redis_data_check"], "not known to be of no use"
+    assert filters.leftovers(observed) == {"containers": ["dead"], "volumes": interrupted}
+    found_so = filters.leftovers(observed | {"loading": []})["volumes"]
+    assert found_so == ["s_redis_data_check"], "not known to be of no use"
     (line,) = filters.at_work(observed)
     assert "alive" in line and "docker rm -f alive" in line
 
@@ -137,14 +140,62 @@ def test_the_major_version_is_the_volume_s_unless_it_is_asked_for(filters: Modul
 
 
 @pytest.mark.parametrize(
-    ("stays", "returns", "told"),
-    [(True, False, ["lost", "unclear"]), (True, True, ["unclear"]), (False, False, [])],
+    ("replaced", "returns", "told"),
+    [
+        ([], False, ["lost", "unclear", "unreadable"]),
+        ([], True, ["unclear", "unreadable"]),
+        (["redis"], False, ["lost", "unreadable"]),
+        (["postgres", "redis"], False, []),
+    ],
 )
-def test_a_restore_can_do_without_a_lost_volume(
-    filters: ModuleType, stays: bool, returns: bool, told: list[str]
+def test_what_has_to_be_known_of_the_volumes(
+    filters: ModuleType, replaced: list[str], returns: bool, told: list[str]
 ) -> None:
-    problems = [{"message": "lost", "gone": True}, {"message": "unclear", "gone": False}]
-    assert filters.volume_problems({"volume_problems": problems}, stays, returns) == told
+    problems = [
+        {"service": "postgres", "message": "lost", "gone": True},
+        {"service": "redis", "message": "unclear", "gone": False},
+        {"service": "", "message": "unreadable", "gone": False},
+    ]
+    observed = {"volume_problems": problems, "current": FIRST}
+    assert filters.volume_problems(observed, replaced, returns) == told
+
+
+def test_the_way_back_stays_where_the_volume_in_use_was_lost(filters: ModuleType) -> None:
+    before = {
+        "current": {"postgres": "p3", "redis": "r1"},
+        "previous": {"postgres": "p2", "pgadmin": "a1"},
+    }
+    to = {"postgres": "p4", "redis": "r2"}
+    assert filters.kept_before(before, to, ["r1"]) == {
+        "postgres": "p2",
+        "redis": "r1",
+        "pgadmin": "a1",
+    }
+    assert filters.kept_before(before, to, ["p3", "r1"])["postgres"] == "p3"
+
+
+def test_a_reset_that_could_not_back_up_is_in_doubt(filters: ModuleType) -> None:
+    """The volume in use is gone or unknown, and there are others."""
+    observed: dict[str, Any] = {
+        "current": {"postgres": "s_postgres_data_3", "redis": "s_redis_data"},
+        "volumes": found("s_redis_data"),
+        "kept": found("s_postgres_data_2"),
+        "volume_problems": [],
+    }
+    both = ["postgres", "redis"]
+    assert filters.services_in_doubt(observed, both) == ["postgres"]
+    unclear = observed | {"volume_problems": [{"service": "redis"}]}
+    assert filters.services_in_doubt(unclear, both) == both
+    assert filters.services_in_doubt(observed | {"kept": {}}, both) == []
+
+
+def test_names_of_jobs_that_somebody_else_has_are_refused(filters: ModuleType) -> None:
+    message = "There is a container named s_redis_job already, and it is not this stack's"
+    taken = [{"kind": "container", "service": "redis", "message": message}]
+    foreign = ["s_postgres_data_check", "s_else"]
+    observed = {"foreign_volumes": foreign, "taken": taken}
+    lines = filters.in_the_way(observed, ["s_redis_job"], FIRST)
+    assert len(lines) == 2 and "s_postgres_data_check" in lines[0] and lines[1] == message
 
 
 def test_a_backup_of_a_newer_server_is_not_restored(filters: ModuleType) -> None:
