@@ -134,7 +134,7 @@ def test_a_port_and_names_that_a_container_holds(stack: Stack) -> None:
         result = stack.play("dev", "--tags", "redis")
         assert result.returncode != 0
         assert "There is a container named molecule_redis already" in result.stderr
-        assert "docker compose (project old)" in result.stderr
+        assert "docker compose project old" in result.stderr
         assert (
             f"Port {PORTS['redis']} for redis is taken by the container molecule_redis"
             in result.stderr
