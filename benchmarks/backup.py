@@ -25,8 +25,9 @@ DATA = "/var/lib/postgresql/data"
 NAMES = ("bench_source", "bench_target", "bench_job")
 VOLUMES = ("bench_target_data", "bench_job_data")
 MAX_SCALE, MAX_ROUNDS = 300, 10
-# The phases that copy; the others compare what was copied with what was there.
-COPYING = re.compile(r"dumped|loaded|made a cluster|analysed|made durable")
+# The phases that copy. The others make the new server's cluster, which by hand is there already, and
+# compare what was copied with what was there.
+COPYING = re.compile(r"dumped|loaded|analysed|made durable")
 
 
 def docker(*arguments: str) -> str:
@@ -130,9 +131,9 @@ def ours(image: str, folder: Path) -> dict[str, float]:
     docker("volume", "rm", "bench_job_data")
     return {
         "dump": sum(took for name, took in dumped.items() if COPYING.search(name)),
-        "dump and checks": dump,
+        "dump in all": dump,
         "load": sum(took for name, took in loaded.items() if COPYING.search(name)),
-        "load and checks": load,
+        "load in all": load,
     }
 
 
@@ -185,10 +186,10 @@ def main() -> None:
     median = {key: statistics.median(one[key] for one in rounds) for key in rounds[0]}
     print(json.dumps(rounds, indent=1), file=sys.stderr)
     print(f"{image}, pgbench scale {options.scale}, {options.rounds} rounds, medians in seconds")
-    print("| | by hand | the job, copying | ratio | with its checks |\n|---|---|---|---|---|")
+    print("| | by hand | the job, copying | ratio | in all |\n|---|---|---|---|---|")
     for hand, mine in (("pg_dump", "dump"), ("pg_restore", "load")):
         ratio = median[mine] / median[hand]
-        checks = median[f"{mine} and checks"]
+        checks = median[f"{mine} in all"]
         print(
             f"| `{hand}` | {median[hand]:.1f} | {median[mine]:.1f} | {ratio:.2f} | {checks:.1f} |"
         )
