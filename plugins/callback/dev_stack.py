@@ -17,6 +17,8 @@ requirements:
 """
 
 import atexit
+import contextlib
+import importlib
 import os
 import sys
 import tempfile
@@ -26,11 +28,20 @@ from typing import Any
 
 from ansible import constants as C
 from ansible import context
+from ansible.plugins import loader
 from ansible.plugins.callback.default import CallbackModule as DefaultCallback
 from ansible.template import Templar
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), os.pardir, "module_utils"))
 from dev_stack import PROGRESS_VARIABLE, RUN_VARIABLE, explain, process_name
+
+# Every task is done by a fork of this process, which has what was imported here.
+WARM_MODULES = (
+    "docker",
+    "psutil",
+    "ansible_collections.community.docker.plugins.module_utils.module_container.module",
+)
+WARM_ACTIONS = ("fail", "debug", "set_fact", "include_role", "validate_argument_spec")
 
 SLOW = 3.0  # seconds after which a task says that it is still at work
 EVERY = 15.0  # seconds between such lines where output is not a terminal
@@ -45,6 +56,18 @@ def quietly(name: str) -> Any:
             getattr(DefaultCallback, name)(self, *args, **kwargs)
 
     return method
+
+
+def warm_up() -> None:
+    """Import once what the worker of nearly every task would import anew."""
+    for name in WARM_MODULES:
+        with contextlib.suppress(ImportError):  # a stack on another machine needs none of them here
+            importlib.import_module(name)
+    loader.filter_loader.get("ansible.builtin.default")
+    loader.test_loader.get("ansible.builtin.defined")
+    loader.lookup_loader.get("ansible.builtin.env")
+    for name in ("ansible.legacy.normal", *(f"ansible.builtin.{name}" for name in WARM_ACTIONS)):
+        loader.action_loader.get(name, class_only=True)
 
 
 class CallbackModule(DefaultCallback):
@@ -130,6 +153,7 @@ class CallbackModule(DefaultCallback):
     # --- events ---
 
     def v2_playbook_on_start(self, playbook: Any) -> None:
+        warm_up()
         if self.verbose:
             super().v2_playbook_on_start(playbook)
             return

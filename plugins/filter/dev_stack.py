@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import ipaddress
 import json
 import os
 import re
 import sys
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), os.pardir, "module_utils"))
-from dev_stack import human_size
+from dev_stack import human_size, tree_digest
 
 SERVICES = ("postgres", "redis", "agentos", "pgadmin")
 NEEDS = {"agentos": ("postgres", "redis"), "pgadmin": ("postgres",)}
@@ -24,8 +22,6 @@ SPECIAL_TAGS |= {"notest", "molecule-notest", "molecule-idempotence-notest"}
 LEAST_MEGABYTES = 64
 DATABASE_NAME = r"[A-Za-z_][A-Za-z0-9_-]{0,62}"  # and a role's
 POSTGRES_MAJORS = (16, 17, 18)
-IGNORED_IN_DIGEST = {"__pycache__", ".pytest_cache", ".ruff_cache", ".mypy_cache", "tests"}
-IGNORED_IN_DIGEST |= {"README.md", ".dockerignore"}
 
 
 # --- which services -----------------------------------------------------------------------------
@@ -91,6 +87,54 @@ def with_users_of(
 def is_well(found: dict[str, Any]) -> bool:
     """Whether a container's last health check succeeded; not so of {}, one that is not there."""
     return found.get("health") == "healthy" and not found.get("failing")
+
+
+# AgentOS is as it should be only if the PostgreSQL is on which it was found so: that holds its schema.
+PROVED_WITH = {"agentos": ("postgres",)}
+
+
+def unchanged_services(
+    observed: dict[str, Any], described: dict[str, str], changed_secrets: list[str]
+) -> list[str]:
+    """The services, and `network`, that need not be looked into: all is as when last found right.
+
+    Takes what was observed, the digests of what is wanted (stack_description), and the secrets
+    that this run changed.
+    """
+    now = as_it_is(observed, described, list(SERVICES))
+    same = [
+        name
+        for name, one in now.items()
+        if one["found"] and one == observed["remembered"].get(name) and not changed_secrets
+    ]
+    well = [name for name in same if name == "network" or is_running_well(observed, name)]
+    return [name for name in well if not {*PROVED_WITH.get(name, ())} - {*well}]
+
+
+def is_running_well(observed: dict[str, Any], service: str) -> bool:
+    """Whether a service's container runs, is healthy, and the engine changed nothing under it."""
+    found = observed["services"][service]
+    return found["state"] == "running" and is_well(found) and not found["drift"]
+
+
+def as_it_is(
+    observed: dict[str, Any], described: dict[str, str], services: list[str]
+) -> dict[str, dict[str, str | None]]:
+    """{service: {description, found}} of those that are there, and of the network."""
+    there = {s: observed["services"][s] for s in services if s in observed["services"]}
+    there |= {"network": observed["network"]} if observed["network"] else {}
+    return {
+        name: {"description": described[name], "found": one["found"]}
+        for name, one in there.items()
+        if name in described
+    }
+
+
+def remembered(
+    observed: dict[str, Any], described: dict[str, str], services: list[str]
+) -> dict[str, dict[str, str | None]]:
+    """What to remember once a run has made these services right; that of others stays as it was."""
+    return {**observed["remembered"], **as_it_is(observed, described, services)}
 
 
 def migrated_with(observed: dict[str, Any]) -> dict[str, str]:
@@ -238,7 +282,7 @@ def settings_problems(s: dict[str, Any]) -> list[str]:
         problems.append(
             f"agentos_model is {s['agentos_model']!r}; it has to be a model's name without spaces."
         )
-    for name in ("pgadmin_enabled", "agentos_reload", "take_over"):
+    for name in ("pgadmin_enabled", "agentos_reload", "take_over", "compare_all"):
         if as_bool(s.get(name, False)) is None:
             problems.append(f"{name} is {s.get(name)!r}; it has to be true or false.")
     if as_int(s["backup_keep"]) is None or (as_int(s["backup_keep"]) or 0) < 0:
@@ -800,28 +844,6 @@ def adoption_report(
 
 
 # --- images -------------------------------------------------------------------------------------
-
-
-def tree_digest(folder: str, *also: str, only: list[str] | None = None) -> str:
-    """A digest of the files below `folder` (names, contents, x bits) and of the strings `also`.
-
-    Takes the entries of `folder` that count, or None for all. Caches and documentation never do:
-    they are not part of an image. Twelve hexadecimal digits.
-    """
-    digest = hashlib.sha256()
-    root = Path(folder)
-    for path in sorted(root.rglob("*")):
-        relative = path.relative_to(root)
-        if only is not None and relative.parts[0] not in only:
-            continue
-        if not path.is_file() or IGNORED_IN_DIGEST & set(relative.parts):
-            continue
-        executable = bool(path.stat().st_mode & 0o100)
-        content = hashlib.sha256(path.read_bytes()).hexdigest()
-        digest.update(f"{relative}\0{executable}\0{content}\n".encode())
-    for text in also:
-        digest.update(f"{text}\0".encode())
-    return digest.hexdigest()[:12]
 
 
 def mirrored(reference: str, registry: str) -> str:
@@ -1436,6 +1458,8 @@ class FilterModule:
             "handover_token": handover_token,
             "migrated_with": migrated_with,
             "is_well": is_well,
+            "unchanged_services": unchanged_services,
+            "remembered": remembered,
             "ailing": ailing,
             "status_report": status_report,
             "status_table": status_table,

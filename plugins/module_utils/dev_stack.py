@@ -30,6 +30,9 @@ LABEL_PROJECT = "com.docker.compose.project"  # docker compose's own
 RUN_VARIABLE = "DEV_STACK_RUN"
 PROGRESS_VARIABLE = "DEV_STACK_PROGRESS"
 
+# Where a stack's state folder says what the last run found right.
+REMEMBERED = "remembered.json"
+
 # --- runs ---------------------------------------------------------------------------------------
 
 
@@ -304,6 +307,34 @@ class Files:
                 for entry in archive:
                     file = archive.extractfile(entry) if entry.isreg() and limit else None
                     yield entry, file.read(limit) if file else b""
+
+
+# --- what files hold ----------------------------------------------------------------------------
+
+IGNORED_IN_DIGEST = {"__pycache__", ".pytest_cache", ".ruff_cache", ".mypy_cache", "tests"}
+IGNORED_IN_DIGEST |= {"README.md", ".dockerignore"}
+
+
+def tree_digest(folder: str, *also: str, only: list[str] | None = None) -> str:
+    """A digest of the files below `folder` (names, contents, x bits) and of the strings `also`.
+
+    Takes the entries of `folder` that count, or None for all. Caches and documentation never do:
+    they are not part of an image. Twelve hexadecimal digits.
+    """
+    digest = hashlib.sha256()
+    root = Path(folder)
+    for path in sorted(root.rglob("*")):
+        relative = path.relative_to(root)
+        if only is not None and relative.parts[0] not in only:
+            continue
+        if not path.is_file() or IGNORED_IN_DIGEST & set(relative.parts):
+            continue
+        executable = bool(path.stat().st_mode & 0o100)
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest.update(f"{relative}\0{executable}\0{content}\n".encode())
+    for text in also:
+        digest.update(f"{text}\0".encode())
+    return digest.hexdigest()[:12]
 
 
 # --- secrets in templates -----------------------------------------------------------------------

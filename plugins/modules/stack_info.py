@@ -84,8 +84,11 @@ from ansible.module_utils.dev_stack import (
     LABEL_SCRATCH,
     LABEL_SERVICE,
     LABEL_STACK,
+    REMEMBERED,
     find_engine,
+    fingerprint,
     is_alive,
+    read_secret,
 )
 
 # Where distributions keep the certificates that a machine's owner added to the trusted ones.
@@ -136,6 +139,52 @@ def free_bytes(path: str) -> int | None:
         return None
     stat = os.statvfs(path)
     return stat.f_bavail * stat.f_frsize
+
+
+class Found:
+    """Digests of what there is, so that a later run can tell whether it is still just so.
+
+    Of all that a role compares or writes nothing may be missing here: whatever is digested the same
+    is left alone. Keyed, as secrets are part of it. None where there is no key yet.
+    """
+
+    def __init__(self, state: Path) -> None:
+        """Take the stack's state directory."""
+        self.state = state
+        key = state / "secrets" / "fingerprint_key"
+        self.key = read_secret(key) if key.exists() else ""
+
+    def digest(self, what: Any) -> str | None:
+        """A digest of what the engine tells, or of files."""
+        return fingerprint(self.key, json.dumps(what, sort_keys=True)) if self.key else None
+
+    def files(self, service: str) -> list[tuple[str, int, str]]:
+        """The secrets, and the files of a service: path, mode, content."""
+        paths = [
+            path
+            for folder in ("secrets", f"{service}*")
+            for path in self.state.glob(f"{folder}/**/*")
+            if path.is_file()
+        ]
+        return [
+            (str(path), path.stat().st_mode, path.read_bytes().decode(errors="backslashreplace"))
+            for path in sorted(paths)
+        ]
+
+    def container(self, data: dict[str, Any], service: str, volume: Any) -> str | None:
+        """A digest of a container, its volume and its files; not of what a restart changes."""
+        networks = data["NetworkSettings"]["Networks"] or {}
+        kept = ("NetworkID", "IPAMConfig", "Links", "DriverOpts")
+        joined = {
+            name: {
+                **{key: one.get(key) for key in kept},
+                "Aliases": sorted(set(one.get("Aliases") or []) - {data["Id"][:12]}),
+            }
+            for name, one in networks.items()
+        }
+        mounts = sorted(data["Mounts"], key=lambda mount: str(mount["Destination"]))
+        parts = [data["Id"], data["Image"], data["Config"], data["HostConfig"], mounts, joined]
+        return self.digest([*parts, volume, self.files(service)])
 
 
 def describe(client: Any, data: dict[str, Any], network: str) -> dict[str, Any]:
@@ -320,6 +369,15 @@ def read_record(path: Path) -> dict[str, Any] | None:
     return {**record, "previous": previous}
 
 
+def read_remembered(path: Path) -> dict[str, Any]:
+    """What the last run found right, by service; {} where that cannot be told, which costs time only."""
+    try:
+        remembered = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return remembered if isinstance(remembered, dict) else {}
+
+
 def volumes_in_use(
     plain: dict[str, str],
     found: dict[str, dict[str, Any]],
@@ -385,16 +443,18 @@ def observe(module: AnsibleModule, client: Any, url: str, state: Path) -> dict[s
     taken: list[dict[str, str]] = []
 
     services: dict[str, Any] = {}
+    inspected: dict[str, dict[str, Any]] = {}
     others: list[dict[str, Any]] = []
     for one in listed:
         labels, names = one.get("Labels") or {}, [n.lstrip("/") for n in one["Names"] or []]
         if labels.get(LABEL_STACK) == stack and labels.get(LABEL_SERVICE):
             try:
-                seen = describe(client, client.inspect_container(one["Id"]), p["network"])
+                data = client.inspect_container(one["Id"])
+                seen = describe(client, data, p["network"])
             except docker.errors.NotFound:  # removed this very moment
                 continue
             if p["containers"].get(seen["service"], seen["container"]) == seen["container"]:
-                services[seen["service"]] = seen
+                services[seen["service"]], inspected[seen["service"]] = seen, data
             else:
                 others.append(seen)
         else:
@@ -433,6 +493,10 @@ def observe(module: AnsibleModule, client: Any, url: str, state: Path) -> dict[s
             continue
         taken.append(foreign(service, "volume", name, labels))
     in_use = set(current.values())
+    digests = Found(state)
+    for service, one in services.items():
+        volume = found.get(current.get(service, ""))
+        one["found"] = digests.container(inspected[service], service, volume)
 
     network = None
     ours = {found["id"] for found in [*services.values(), *others]}
@@ -443,12 +507,15 @@ def observe(module: AnsibleModule, client: Any, url: str, state: Path) -> dict[s
             if (data.get("Labels") or {}).get(LABEL_STACK) == stack:
                 pools = (data.get("IPAM") or {}).get("Config") or []
                 subnets = [pool["Subnet"] for pool in pools if pool.get("Subnet")]
-                attached = client.inspect_network(data["Id"]).get("Containers") or {}
+                whole = client.inspect_network(data["Id"])
+                attached = whole.get("Containers") or {}
+                kept = ("Id", "Driver", "Labels", "Options", "IPAM", "Internal", "EnableIPv6")
                 network = {
                     "id": data["Id"],
                     "name": data["Name"],
                     "subnets": subnets,
                     "others": sorted(c["Name"] for i, c in attached.items() if i not in ours),
+                    "found": digests.digest([whole.get(key) for key in kept]),
                 }
             else:
                 taken.append(foreign("", "network", p["network"], data.get("Labels")))
@@ -485,6 +552,7 @@ def observe(module: AnsibleModule, client: Any, url: str, state: Path) -> dict[s
         "loading": (record or {}).get("loading", []),
         "why": (record or {}).get("why", ""),
         "recorded": record is not None,
+        "remembered": read_remembered(state / REMEMBERED),
         "volumes": {name: one for name, one in found.items() if name in in_use},
         "kept": {name: one for name, one in found.items() if name not in in_use},
         # Not ours, with names that ours have or may get.

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: stack_record
-short_description: Record which volumes are in use, or that this run is at work
+short_description: Record which volumes are in use, what was found right, or that this run is at work
 description:
   - With C(current), writes C(volumes.json). From that moment on these volumes are in use.
-  - Without, notes in the file C(run) that this run is at work on the stack, and fails if another one
+  - With C(remembered), writes C(remembered.json), what this run found or made right.
+  - Without either, notes in the file C(run) that this run is at work on the stack, and fails if another one
     is. Nothing has to be undone afterwards, since a run counts only while its process is there.
 options:
   directory:
@@ -31,6 +32,9 @@ options:
     type: list
     elements: str
     default: []
+  remembered:
+    description: By service, its description and what was found of it; see the filter C(remembered).
+    type: dict
   why:
     description: What for, for people.
     type: str
@@ -50,7 +54,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.dev_stack import is_alive, write_private
+from ansible.module_utils.dev_stack import REMEMBERED, is_alive, write_private
 
 
 def claim(path: Path, run: str, check_mode: bool) -> str:
@@ -83,6 +87,7 @@ def main() -> None:
             "current": {"type": "dict"},
             "previous": {"type": "dict", "default": {}},
             "loading": {"type": "list", "elements": "str", "default": []},
+            "remembered": {"type": "dict"},
             "why": {"type": "str", "default": ""},
         },
         supports_check_mode=True,
@@ -96,6 +101,9 @@ def main() -> None:
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
             text = json.dumps(record, indent=1) + "\n"
             module.exit_json(changed=write_private(module, directory / "volumes.json", text, 0o600))
+        if p["remembered"] is not None:
+            write_private(module, directory / REMEMBERED, json.dumps(p["remembered"], indent=1), 0o600)
+            module.exit_json(changed=False)
         other = claim(directory / "run", p["run"], module.check_mode) if p["run"] else ""
     except OSError as error:
         module.fail_json(

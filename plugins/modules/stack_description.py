@@ -1,0 +1,25 @@
+#!/usr/bin/python
+"""Documentation of the action plugin of this name, which runs where Ansible does."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: stack_description
+short_description: Digest all that decides what a role makes of its service
+description:
+  - For each role, a digest of its files, of every variable with its prefix, of the plugins and
+    playbooks, of what images are made from, and of Ansible's version. As long as it stays the same, and
+    what it describes stays as C(stack_info) found it, the role would find nothing to do.
+  - What is left out on purpose is what a run finds out (C(FOUND_OUT) in the action plugin).
+options:
+  roles:
+    description: Names of roles.
+    type: list
+    elements: str
+    required: true
+attributes:
+  check_mode:
+    support: full
+    description: It never changes anything.
+author: HYVVE
+"""
