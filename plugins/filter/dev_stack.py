@@ -748,6 +748,12 @@ def source_images(
     return {s: one["image"].get("id") or images[s]["reference"] for s, one in chosen.items()}
 
 
+def containers_of(observed: dict[str, Any], services: list[str]) -> list[str]:
+    """The containers of some services that are there, those that do a job for one among them."""
+    there = [*observed["services"].values(), *observed["others"]]
+    return [one["container"] for one in there if one["service"] in services]
+
+
 def nameless(observed: dict[str, Any], services: list[str]) -> list[str]:
     """Those of the services whose volume would have the name of one that is not the stack's."""
     return [s for s in services if observed["current"].get(s) in observed["foreign_volumes"]]
@@ -1441,6 +1447,7 @@ class FilterModule:
             "adoption_room": adoption_room,
             "adoption_table": adoption_table,
             "nameless": nameless,
+            "containers_of": containers_of,
             "source_images": source_images,
             "volumes_with_data": volumes_with_data,
             "with_users_of": with_users_of,
