@@ -111,23 +111,28 @@ class Stack:
         return own | {"ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg")}
 
     def play(
-        self, playbook: str, *options: str, environment: dict[str, str] | None = None
+        self,
+        playbook: str,
+        *options: str,
+        environment: dict[str, str] | None = None,
+        checkout: Path = PROJECT,
     ) -> subprocess.CompletedProcess[str]:
         """Run a playbook on the test inventory, as molecule does; never raises."""
-        inventory = PROJECT / "molecule/inventory/hosts.yml"
+        inventory = checkout / "molecule/inventory/hosts.yml"
+        own = {"ANSIBLE_CONFIG": str(checkout / "ansible.cfg")}
         return subprocess.run(
             ["ansible-playbook", f"--inventory={inventory}", f"playbooks/{playbook}.yml", *options],
-            cwd=PROJECT,
-            env=self.user_environment() | (environment or {}),
+            cwd=checkout,
+            env=self.user_environment() | own | (environment or {}),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             timeout=900,
         )
 
-    def converge(self, *options: str, environment: dict[str, str] | None = None) -> str:
-        """Bring it up; the output. Fails the test when that fails."""
-        result = self.play("dev", *options, environment=environment)
+    def converge(self, *options: str, **how: Any) -> str:
+        """Bring it up; the output. Fails the test when that fails. Takes what `play` takes."""
+        result = self.play("dev", *options, **how)
         assert result.returncode == 0, result.stdout + result.stderr
         return result.stdout
 

@@ -19,9 +19,9 @@ def check_only(stack: Stack, service: str, expected: list[str]) -> None:
 
 
 def check_again(stack: Stack, service: str) -> None:
-    """A second run, and one with --check --diff, change nothing."""
+    """A second run, one that compares all, and one with --check --diff, change nothing."""
     before = stack.started()
-    for options in ([], ["--check", "--diff"]):
+    for options in ([], ["-e", "compare_all=true"], ["--check", "--diff"]):
         output = stack.converge("--tags", service, *options)
         assert "changed=0" in output, output
     assert stack.started() == before

@@ -15,7 +15,7 @@ import contextlib
 import importlib
 import importlib.util
 import io
-import os
+import json
 import sys
 import tempfile
 import traceback
@@ -25,6 +25,7 @@ from typing import Any
 
 import ansible.module_utils
 from ansible import constants as C
+from ansible.executor.module_common import _BuiltModule
 from ansible.module_utils.testing import patch_module_args
 from ansible.plugins.loader import action_loader, module_loader
 
@@ -39,29 +40,37 @@ Builtin = action_loader.get("ansible.builtin.normal", class_only=True)
 
 
 class ActionModule(Builtin):  # type: ignore[misc, valid-type]
-    """Runs a module in this process if it may, and as Ansible does otherwise."""
+    """Ansible's own, but for where a module that may run in this process is packed up and started."""
 
-    def _execute_module(
-        self, module_name: str | None = None, module_args: Any = None, **options: Any
-    ) -> dict[str, Any]:
-        """Return a module's result; the parameters are those of ActionBase."""
-        name = module_name or self._task.action
-        variables = options.get("task_vars") or {}
-        main = self._entry_point(name) if self._is_here(variables) else None
-        if main is None:
-            return dict(super()._execute_module(module_name, module_args, **options))
-        arguments = self._task.args if module_args is None else module_args
+    _main: Callable[[], None] | None = None
+    _arguments: dict[str, Any]
+
+    def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Return the module's result."""
+        if self._is_here(task_vars or {}):
+            self._main = self._entry_point(self._task.action)
+        return dict(super().run(tmp, task_vars))
+
+    def _is_pipelining_enabled(self, *args: Any, **options: Any) -> bool:
+        """Whether the module needs no file on the machine on which it runs."""
+        return self._main is not None or super()._is_pipelining_enabled(*args, **options)
+
+    def _configure_module(
+        self, module_name: str, module_args: dict[str, Any], *args: Any, **options: Any
+    ) -> tuple[Any, str]:
+        """Return the module as it is sent, and its path."""
+        if self._main is None:
+            return tuple(super()._configure_module(module_name, module_args, *args, **options))
+        self._arguments = module_args
+        sent = {"module_style": "new", "shebang": f"#!{sys.executable}", "b_module_data": b""}
+        return _BuiltModule(**sent, serialization_profile="legacy"), module_name
+
+    def _low_level_execute_command(self, *args: Any, **options: Any) -> dict[str, Any]:
+        """Return what the module said: {rc, stdout, stderr, ...}."""
+        if self._main is None:
+            return dict(super()._low_level_execute_command(*args, **options))
         with tempfile.TemporaryDirectory(dir=C.DEFAULT_LOCAL_TMP) as scratch:
-            self._update_module_args(name, arguments, variables)
-            arguments["_ansible_tmpdir"] = scratch
-            answer = call(main, arguments)
-        result: dict[str, Any] = self._parse_returned_data(answer, "legacy")
-        for key in [key for key in result if key.startswith("_ansible_") and key != "_ansible_parsed"]:
-            del result[key]
-        for stream in ("stdout", "stderr"):
-            if stream in result:
-                result.setdefault(f"{stream}_lines", (result[stream] or "").splitlines())
-        return result
+            return call(self._main, {**self._arguments, "_ansible_tmpdir": scratch})
 
     def _is_here(self, variables: dict[str, Any]) -> bool:
         """Whether the module would run with this interpreter, as this user, and be waited for."""
@@ -107,7 +116,13 @@ def call(main: Callable[[], None], arguments: dict[str, Any]) -> dict[str, Any]:
             main()
         except SystemExit as ended:
             code = ended.code if isinstance(ended.code, int) else 1
-        except Exception:
-            traceback.print_exc()
+        except Exception as error:
+            failure = {"failed": True, "msg": f"{type(error).__name__}: {error}"}
+            print(json.dumps(failure | {"exception": traceback.format_exc()}))
             code = 1
-    return {"rc": code, "stdout": output.getvalue(), "stderr": errors.getvalue()}
+    said = {"stdout": output.getvalue(), "stderr": errors.getvalue()}
+    return {
+        "rc": code,
+        **said,
+        **{f"{name}_lines": text.splitlines() for name, text in said.items()},
+    }

@@ -36,12 +36,9 @@ sys.path.insert(0, os.path.join(os.path.dirname(__file__), os.pardir, "module_ut
 from dev_stack import PROGRESS_VARIABLE, RUN_VARIABLE, explain, process_name
 
 # Every task is done by a fork of this process, which has what was imported here.
-WARM_MODULES = (
-    "docker",
-    "psutil",
-    "ansible_collections.community.docker.plugins.module_utils.module_container.module",
-)
+WARM_MODULES = ("docker", "psutil")
 WARM_ACTIONS = ("fail", "debug", "set_fact", "include_role", "validate_argument_spec")
+COLLECTION = "community.docker."
 
 SLOW = 3.0  # seconds after which a task says that it is still at work
 EVERY = 15.0  # seconds between such lines where output is not a terminal
@@ -58,11 +55,16 @@ def quietly(name: str) -> Any:
     return method
 
 
+def import_if_there(name: str) -> None:
+    """Import a module by its full name; a stack on another machine may need none of them here."""
+    with contextlib.suppress(ImportError):
+        importlib.import_module(name)
+
+
 def warm_up() -> None:
     """Import once what the worker of nearly every task would import anew."""
     for name in WARM_MODULES:
-        with contextlib.suppress(ImportError):  # a stack on another machine needs none of them here
-            importlib.import_module(name)
+        import_if_there(name)
     loader.filter_loader.get("ansible.builtin.default")
     loader.test_loader.get("ansible.builtin.defined")
     loader.lookup_loader.get("ansible.builtin.env")
@@ -171,6 +173,9 @@ class CallbackModule(DefaultCallback):
             super().v2_playbook_on_play_start(play)
 
     def v2_playbook_on_task_start(self, task: Any, is_conditional: bool) -> None:
+        if task.action.startswith(COLLECTION):
+            name = task.action.removeprefix(COLLECTION)
+            import_if_there(f"ansible_collections.community.docker.plugins.modules.{name}")
         if self.verbose:
             super().v2_playbook_on_task_start(task, is_conditional)
         else:

@@ -102,7 +102,9 @@ def main() -> None:
             text = json.dumps(record, indent=1) + "\n"
             module.exit_json(changed=write_private(module, directory / "volumes.json", text, 0o600))
         if p["remembered"] is not None:
-            write_private(module, directory / REMEMBERED, json.dumps(p["remembered"], indent=1), 0o600)
+            write_private(
+                module, directory / REMEMBERED, json.dumps(p["remembered"], indent=1), 0o600
+            )
             module.exit_json(changed=False)
         other = claim(directory / "run", p["run"], module.check_mode) if p["run"] else ""
     except OSError as error:

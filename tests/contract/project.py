@@ -61,8 +61,12 @@ def defaults(role: str) -> dict[str, Any]:
 
 
 def tasks(role: str, file: str) -> list[dict[str, Any]]:
-    """The tasks in a role's task file, those in blocks among them."""
-    return list(flat(read_yaml(f"roles/{role}/tasks/{file}.yml")))
+    """The tasks in a role's task file, those in blocks and in files that it imports among them."""
+    found: list[dict[str, Any]] = []
+    for task in flat(read_yaml(f"roles/{role}/tasks/{file}.yml")):
+        imported = task.get("ansible.builtin.import_tasks")
+        found += tasks(role, imported.removesuffix(".yml")) if imported else [task]
+    return found
 
 
 def flat(entries: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:

@@ -591,7 +591,7 @@ def test_the_guard_comes_after_the_images_and_before_any_container() -> None:
 
 
 def test_the_last_init_script_writes_what_the_health_check_wants() -> None:
-    present = (ROOT / "roles/postgres/tasks/present.yml").read_text(encoding="utf-8")
+    present = (ROOT / "roles/postgres/tasks/start.yml").read_text(encoding="utf-8")
     assert "/docker-entrypoint-initdb.d/zzz-" in present
     script = (ROOT / "roles/postgres/files/initialised.sh").read_text(encoding="utf-8")
     assert '"$PGDATA/dev-stack.json"' in script

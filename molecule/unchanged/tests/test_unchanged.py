@@ -1,0 +1,236 @@
+"""Runs that leave out what is as the last one found it: whatever differs must still be put right."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from stack import PORTS, PROJECT, SERVICES, Stack, eventually
+
+NETWORK = "molecule_network"
+
+
+def entered(stack: Stack, *options: str, **how: Any) -> set[str]:
+    """Bring the stack up by a plain run; which roles it entered, but for the engine's."""
+    output = stack.converge("-v", *options, **how)
+    return set(re.findall(r"^TASK \[(\w+) : ", output, re.MULTILINE)) - {"engine"}
+
+
+def memory(stack: Stack, service: str) -> int:
+    """A container's memory limit in bytes."""
+    return int(stack.inspect(service)["HostConfig"]["Memory"])
+
+
+@pytest.fixture
+def settled(stack: Stack) -> Iterator[dict[str, str]]:
+    """The stack, with nothing to do; when each container was started. And so again afterwards."""
+    stack.converge()
+    assert entered(stack) == set()
+    yield stack.started()
+    stack.converge()
+    assert entered(stack) == set()
+    assert "changed=0" in stack.converge("-e", "compare_all=true")
+
+
+def test_what_is_as_it_was_is_left_out(stack: Stack, settled: dict[str, str]) -> None:
+    assert "changed=0" in stack.converge()
+    assert entered(stack, "--tags", "redis") == set()
+    assert stack.started() == settled
+
+
+@pytest.mark.parametrize("options", [["-e", "compare_all=true"], ["--check", "--diff"]])
+def test_all_are_compared_when_asked_to(
+    stack: Stack, settled: dict[str, str], options: list[str]
+) -> None:
+    assert set(SERVICES) < entered(stack, *options)
+    assert "changed=0" in stack.converge(*options)
+    assert stack.started() == settled
+
+
+def stop(stack: Stack, service: str) -> None:
+    stack.client.stop(f"molecule_{service}", timeout=20)
+
+
+def kill(stack: Stack, service: str) -> None:
+    stack.client.kill(f"molecule_{service}")
+
+
+def pause(stack: Stack, service: str) -> None:
+    stack.client.pause(f"molecule_{service}")
+
+
+def remove(stack: Stack, service: str) -> None:
+    stack.client.remove_container(f"molecule_{service}", force=True)
+
+
+def leave_the_network(stack: Stack, service: str) -> None:
+    stack.client.disconnect_container_from_network(f"molecule_{service}", NETWORK)
+
+
+def lose_its_alias(stack: Stack, service: str) -> None:
+    leave_the_network(stack, service)
+    stack.client.connect_container_to_network(f"molecule_{service}", NETWORK)
+
+
+def join_another_network(stack: Stack, service: str) -> None:
+    stack.client.connect_container_to_network(f"molecule_{service}", "bridge")
+
+
+def change_its_limits(stack: Stack, service: str) -> None:
+    stack.client.update_container(f"molecule_{service}", mem_limit="300m", memswap_limit="600m")
+
+
+def change_its_restart_policy(stack: Stack, service: str) -> None:
+    stack.client.update_container(f"molecule_{service}", restart_policy={"Name": "no"})
+
+
+def change_a_mounted_file(stack: Stack, service: str) -> None:
+    (path, *_) = (p for p in (stack.state / service).rglob("[!.]*") if p.is_file())
+    path.chmod(0o644)
+    path.write_text("changed by hand")
+
+
+def remove_its_files(stack: Stack, service: str) -> None:
+    shutil.rmtree(stack.state / service)
+
+
+Deed = Callable[[Stack, str], None]
+DEEDS: list[tuple[Deed, str]] = [
+    *((deed, "redis") for deed in (stop, kill, pause, remove, leave_the_network)),
+    *((deed, "redis") for deed in (lose_its_alias, join_another_network, change_its_limits)),
+    *((deed, "redis") for deed in (change_its_restart_policy, remove_its_files)),
+    (stop, "pgadmin"),
+    (change_a_mounted_file, "pgadmin"),
+    (kill, "postgres"),
+    (change_a_mounted_file, "agentos"),
+]
+
+
+@pytest.mark.parametrize(("deed", "service"), DEEDS)
+def test_what_was_done_by_hand_is_put_right(
+    stack: Stack, settled: dict[str, str], deed: Deed, service: str
+) -> None:
+    name = f"molecule_{service}"
+    before = stack.inspect(service)
+    deed(stack, service)
+    # AgentOS fails while what it needs is away, and its schema is proved with its PostgreSQL alone.
+    roles = entered(stack)
+    assert service in roles and roles <= {service, "images", "agentos"}, roles
+    after = stack.inspect(service)
+    assert after["State"]["Health"]["Status"] == "healthy"
+    for part in ("Memory", "RestartPolicy", "PidsLimit"):
+        assert after["HostConfig"][part] == before["HostConfig"][part]
+    networks = after["NetworkSettings"]["Networks"]
+    assert set(networks) == {NETWORK}
+    assert service in networks[NETWORK]["Aliases"]
+    assert stack.status()["healthy"], name
+
+
+def test_a_network_that_is_gone_is_made_again(stack: Stack, settled: dict[str, str]) -> None:
+    for service in SERVICES:
+        leave_the_network(stack, service)
+    stack.client.remove_network(NETWORK)
+    assert {"network", *SERVICES} <= entered(stack)
+    assert stack.status()["healthy"]
+
+
+def test_one_that_fails_its_health_check_is_looked_into(
+    stack: Stack, settled: dict[str, str]
+) -> None:
+    password = stack.secrets()["redis_password"]
+    script = f"REDISCLI_AUTH={password} redis-cli CONFIG SET requirepass other"
+    stack.exec("redis", "sh", "-c", script)
+    eventually(lambda: stack.inspect("redis")["State"]["Health"]["FailingStreak"])
+    assert "redis" in entered(stack)
+    assert (
+        stack.exec("redis", "sh", "-c", f"REDISCLI_AUTH={password} redis-cli -e PING") == "PONG\n"
+    )
+
+
+def test_a_setting_reaches_its_service_and_no_other(stack: Stack, settled: dict[str, str]) -> None:
+    before = memory(stack, "redis")
+    assert entered(stack, "-e", "redis_memory=300m") == {"images", "redis"}
+    assert memory(stack, "redis") == 300 * 1024**2
+    others = {s: t for s, t in stack.started().items() if s != "redis"}
+    assert others.items() <= settled.items()
+    assert entered(stack) == {"images", "redis"}
+    assert memory(stack, "redis") == before
+
+
+def test_a_role_s_own_default_can_be_set_too(stack: Stack, settled: dict[str, str]) -> None:
+    assert entered(stack, "-e", "pgadmin_pids_limit=400") == {"images", "pgadmin"}
+    assert stack.inspect("pgadmin")["HostConfig"]["PidsLimit"] == 400
+
+
+def test_a_setting_from_the_environment_is_applied(stack: Stack, settled: dict[str, str]) -> None:
+    issuer = {"AUTH_ISSUER": "somebody"}
+    assert entered(stack, environment=issuer) == {"images", "agentos"}
+    assert "AUTH_ISSUER=somebody" in stack.inspect("agentos")["Config"]["Env"]
+
+
+def test_a_changed_secret_is_applied(stack: Stack, settled: dict[str, str]) -> None:
+    old = stack.secrets()["redis_password"]
+    stack.converge(environment={"REDIS_PASSWORD": "set-in-a-test"})
+    assert "set-in-a-test" in stack.env()["REDIS_URL"]
+    script = "REDISCLI_AUTH=set-in-a-test redis-cli -e PING"
+    assert stack.exec("redis", "sh", "-c", script) == "PONG\n"
+    stack.converge(environment={"REDIS_PASSWORD": old})
+
+
+def test_a_secret_that_is_lost_is_made_again(stack: Stack, settled: dict[str, str]) -> None:
+    (stack.state / "secrets" / "pgadmin_password").unlink()
+    assert "pgadmin" in entered(stack)
+
+
+def test_what_a_role_s_files_say_is_applied(
+    stack: Stack, settled: dict[str, str], tmp_path: Path
+) -> None:
+    checkout = tmp_path / "checkout"
+    ignored = shutil.ignore_patterns(".*", "__pycache__")
+    shutil.copytree(PROJECT, checkout, ignore=ignored, symlinks=True)
+    definition = checkout / "roles/redis/vars/main.yml"
+    text = definition.read_text()
+    assert "appendfsync everysec" in text
+    definition.write_text(text.replace("appendfsync everysec", "appendfsync always"))
+    assert "redis" in entered(stack, checkout=checkout)
+    assert "appendfsync always" in (stack.state / "redis/mounted/redis.conf").read_text()
+    assert "redis" in entered(stack)
+    assert "appendfsync everysec" in (stack.state / "redis/mounted/redis.conf").read_text()
+
+
+def test_connection_strings_are_written_though_no_role_is_entered(
+    stack: Stack, settled: dict[str, str]
+) -> None:
+    stack.env_file.unlink()
+    assert entered(stack) == set()
+    assert str(PORTS["postgres"]) in stack.env()["DATABASE_URL"]
+
+
+@pytest.mark.parametrize("content", [None, "", "[]", '{"redis": 1}', "{"])
+def test_what_is_remembered_may_be_lost(
+    stack: Stack, settled: dict[str, str], content: str | None
+) -> None:
+    path = stack.state / "remembered.json"
+    assert path.stat().st_mode & 0o777 == 0o600
+    path.unlink()
+    if content is not None:
+        path.write_text(content)
+    assert set(SERVICES) < entered(stack)
+    assert stack.started() == settled
+
+
+def test_what_is_remembered_holds_no_secret(stack: Stack, settled: dict[str, str]) -> None:
+    text = (stack.state / "remembered.json").read_text()
+    assert set(json.loads(text)) == {*SERVICES, "network"}
+    assert not [name for name, secret in stack.secrets().items() if secret in text]
+
+
+def test_pgadmin_goes_when_it_is_disabled(stack: Stack, settled: dict[str, str]) -> None:
+    stack.converge("-e", "pgadmin_enabled=false")
+    assert "pgadmin" not in stack.services()
+    assert entered(stack, "-e", "pgadmin_enabled=false") == set()

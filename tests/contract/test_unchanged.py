@@ -1,0 +1,221 @@
+"""What a run leaves out: digests of what is wanted, and the decision (see docs/architecture.md)."""
+
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from .project import SERVICES, load_plugin, read_yaml
+
+WANTED = {name: f"wanted {name}" for name in (*SERVICES, "network")}
+
+
+@pytest.fixture(scope="module")
+def description() -> ModuleType:
+    """plugins/action/stack_description.py."""
+    return load_plugin("action", "stack_description")
+
+
+def service(name: str, **differing: Any) -> dict[str, Any]:
+    """A container that is well, as stack_info tells of it."""
+    well = {"state": "running", "health": "healthy", "failing": False, "drift": []}
+    return {"found": f"found {name}", **well, **differing}
+
+
+def observed(**differing: dict[str, Any]) -> dict[str, Any]:
+    """A whole stack, remembered as it is now; but for those named, which are as given."""
+    names = (*SERVICES, "network")
+    return {
+        "services": {name: service(name, **differing.get(name, {})) for name in SERVICES},
+        "network": {"found": "found network", **differing.get("network", {})},
+        "remembered": {
+            name: {"description": WANTED[name], "found": f"found {name}"} for name in names
+        },
+    }
+
+
+def test_what_is_as_it_was_is_unchanged(filters: ModuleType) -> None:
+    assert set(filters.unchanged_services(observed(), WANTED, [])) == {*SERVICES, "network"}
+
+
+@pytest.mark.parametrize(
+    "differing",
+    [
+        {"state": "exited"},
+        {"state": "paused"},
+        {"health": "unhealthy"},
+        {"health": "starting"},
+        {"health": None},
+        {"failing": True},
+        {"drift": ["image"]},
+        {"found": "something else"},
+        {"found": None},
+    ],
+)
+def test_a_container_that_differs_or_is_not_well_is_looked_into(
+    filters: ModuleType, differing: dict[str, Any]
+) -> None:
+    unchanged = filters.unchanged_services(observed(redis=differing), WANTED, [])
+    assert set(unchanged) == {*SERVICES, "network"} - {"redis"}
+
+
+def test_what_is_to_be_different_is_looked_into(filters: ModuleType) -> None:
+    unchanged = filters.unchanged_services(observed(), WANTED | {"pgadmin": "another"}, [])
+    assert set(unchanged) == {*SERVICES, "network"} - {"pgadmin"}
+
+
+def test_agentos_is_proved_with_its_postgresql_alone(filters: ModuleType) -> None:
+    unchanged = filters.unchanged_services(observed(postgres={"found": "another"}), WANTED, [])
+    assert set(unchanged) == {"redis", "pgadmin", "network"}
+
+
+def test_what_is_not_there_is_looked_into(filters: ModuleType) -> None:
+    seen = observed()
+    del seen["services"]["redis"]
+    seen["network"] = None
+    assert set(filters.unchanged_services(seen, WANTED, [])) == {*SERVICES} - {"redis"}
+
+
+def test_all_is_looked_into_when_a_secret_changed(filters: ModuleType) -> None:
+    assert filters.unchanged_services(observed(), WANTED, ["redis_password"]) == []
+
+
+@pytest.mark.parametrize("remembered", [{}, {"redis": 1}, {"redis": {"found": "found redis"}}])
+def test_nothing_is_left_out_that_is_not_remembered(
+    filters: ModuleType, remembered: dict[str, Any]
+) -> None:
+    seen = observed() | {"remembered": remembered}
+    assert filters.unchanged_services(seen, WANTED, []) == []
+
+
+def test_only_what_a_run_was_about_is_remembered_anew(filters: ModuleType) -> None:
+    seen = observed() | {"remembered": {"pgadmin": "as it was"}}
+    assert filters.remembered(seen, WANTED, ["redis"]) == {
+        "pgadmin": "as it was",
+        "redis": {"description": "wanted redis", "found": "found redis"},
+        "network": {"description": "wanted network", "found": "found network"},
+    }
+
+
+# --- what is wanted -------------------------------------------------------------------------------
+
+VARIABLES: dict[str, Any] = {
+    "redis_memory": "512m",
+    "redis_files_dir": "{{ place }}/redis",
+    "redis_port": "{{ lookup('ansible.builtin.env', 'SOME_PORT') | default(6379, true) }}",
+    "redis_healthy": "{{ engine_observed.services.redis.healthy }}",
+    "redis_options": {"list": ["{{ deep }}"]},
+    "place": "{{ deeper }}",
+    "deeper": "/here",
+    "deep": 1,
+    "unrelated": 1,
+    "postgres_memory": "1g",
+    "engine_observed": {"machine": {}, "engine": {}, "current": {}},
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("redis_memory", "1g"),
+        ("redis_new", 1),
+        ("deeper", "/there"),
+        ("deep", 2),
+        ("redis_healthy", True),  # somebody's own value
+        ("engine_observed", {"machine": {"architecture": "another"}}),
+    ],
+)
+def test_whatever_a_role_s_variables_are_made_from_counts(
+    description: ModuleType, name: str, value: Any
+) -> None:
+    with_it = VARIABLES | {"redis_at": "{{ engine_observed.machine }}"}
+    assert description.inputs("redis", with_it) != description.inputs(
+        "redis", with_it | {name: value}
+    )
+
+
+@pytest.mark.parametrize("name", ["unrelated", "postgres_memory", "engine_observed"])
+def test_nothing_else_counts(description: ModuleType, name: str) -> None:
+    other = VARIABLES | {name: "another"}
+    assert description.inputs("redis", VARIABLES) == description.inputs("redis", other)
+
+
+def test_environment_variables_that_are_read_count(
+    description: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = description.inputs("redis", VARIABLES)
+    monkeypatch.setenv("SOME_PORT", "7000")
+    assert description.inputs("redis", VARIABLES) != before
+
+
+def test_what_changes_from_one_look_to_the_next_does_not_count(description: ModuleType) -> None:
+    look = {
+        "engine": {"version": "1", "free_bytes": 1},
+        "machine": {"state_dir": "/state"},
+        "current": {"redis": "volume"},
+        "services": {"redis": {"since": "today"}},
+    }
+    stays = description.what_stays(look)
+    later = look | {"engine": {"version": "1", "free_bytes": 2}, "services": {}}
+    assert description.what_stays(later) == stays
+    assert description.what_stays(look | {"current": {}}) != stays
+
+
+def test_what_a_run_finds_out_is_named_and_wired(description: ModuleType) -> None:
+    """An ending that matches nothing would be a leftover, one too broad would hide settings."""
+    wiring = read_yaml("inventory/group_vars/all/wiring.yml")
+    settings = read_yaml("inventory/group_vars/all/settings.yml")
+    names = [name for name in wiring if name.endswith(description.FOUND_OUT)]
+    roles = ("images_", *(f"{service}_" for service in SERVICES))
+    assert {name for name in names if name.startswith(roles)} == {
+        "images_observed",
+        "images_volumes",
+        "images_wanted",
+        "agentos_image",
+        "agentos_migrated_with",
+        *(f"{name}_image" for name in ("postgres", "redis", "pgadmin")),
+        *(f"{name}_image_source" for name in ("postgres", "redis", "pgadmin")),
+        *(f"{name}_healthy" for name in ("postgres", "redis")),
+    }
+    assert not [name for name in settings if name.endswith(description.FOUND_OUT)]
+
+
+def test_digests_of_what_is_found_differ_by_each_part(tmp_path: Any) -> None:
+    found = load_plugin("modules", "stack_info").Found
+    data: dict[str, Any] = {
+        "Id": "0123456789abcdef",
+        "Image": "sha256:1",
+        "Config": {"Env": ["A=1"]},
+        "HostConfig": {"Memory": 1},
+        "Mounts": [{"Destination": "/b"}, {"Destination": "/a"}],
+        "NetworkSettings": {
+            "Networks": {"one": {"NetworkID": "n", "Aliases": ["redis", "0123456789ab"]}}
+        },
+    }
+    assert found(tmp_path).container(data, "redis", None) is None  # without a key
+    for path, text in (("secrets/fingerprint_key", "key"), ("redis/mounted/redis.conf", "text")):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+    digest = found(tmp_path).container(data, "redis", None)
+    assert digest == found(tmp_path).container(
+        data | {"Mounts": data["Mounts"][::-1], "State": {"StartedAt": "later"}}, "redis", None
+    )
+    networks = data["NetworkSettings"]["Networks"]
+    others: list[dict[str, Any]] = [
+        {"Id": "another"},
+        {"Image": "sha256:2"},
+        {"Config": {"Env": ["A=2"]}},
+        {"HostConfig": {"Memory": 2}},
+        {"Mounts": []},
+        {"NetworkSettings": {"Networks": {}}},
+        {"NetworkSettings": {"Networks": {"one": networks["one"] | {"Aliases": []}}}},
+        {"NetworkSettings": {"Networks": {"one": networks["one"] | {"NetworkID": "m"}}}},
+    ]
+    digests = {found(tmp_path).container(data | other, "redis", None) for other in others}
+    digests.add(found(tmp_path).container(data, "redis", {"labels": {}}))
+    for path in ("redis/mounted/redis.conf", "secrets/redis_password"):
+        (tmp_path / path).write_text("other")
+        digests.add(found(tmp_path).container(data, "redis", None))
+    (tmp_path / "redis/mounted/redis.conf").chmod(0o600)
+    digests.add(found(tmp_path).container(data, "redis", None))
+    assert len(digests) == len(others) + 4 and digest not in digests
