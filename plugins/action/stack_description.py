@@ -19,7 +19,14 @@ from dev_stack import tree_digest
 
 # What a run finds out, which later tasks decide by, rather than what it is told. Somebody's own value
 # for one of these is told: they count as they are written down, without what they are made from.
-FOUND_OUT: tuple[str, ...] = ("_healthy", "_state", "_image", "_image_source", "_migrated_with")
+FOUND_OUT: tuple[str, ...] = (
+    "_healthy",
+    "_state",
+    "_image",
+    "_image_source",
+    "_migrated_with",
+    "_settled",
+)
 FOUND_OUT += ("images_observed", "images_chosen", "images_wanted", "images_volumes")
 WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 ENVIRONMENT = re.compile(r"env'\s*,\s*'([A-Za-z_]+)'")
