@@ -891,8 +891,8 @@ def image_references(
 ) -> dict[str, dict[str, str]]:
     """The reference of every image, as `registry` has it and as built from `packages`.
 
-    Takes the definitions ({name: {version, base}}), the folder with a folder for each, AgentOS's
-    build context and what of it counts, the official references, the mirror, and a digest of the certificates that
+    Takes the definitions ({name: {version, base or rootfs}}), the folder with a folder for each,
+    AgentOS's build context and what of it counts, the official references, the mirror, and a digest of the certificates that
     this machine's owner added. AgentOS is built either way, on the one Python or the other. A
     built image's tag changes with its definition, its base and those certificates.
     """
@@ -901,9 +901,14 @@ def image_references(
 
     def built(name: str) -> str:
         if name not in packages:
-            base = definitions[name].get("base")
-            digest = tree_digest(f"{folder}/{name}", built(base) if base else certificates)
-            packages[name] = f"dev-stack/{name}:{definitions[name]['version']}-{digest}"
+            definition = definitions[name]
+            if "base" in definition:
+                made_of = [built(definition["base"])]
+            else:
+                script = tree_digest(f"{folder}/rootfs", certificates)
+                made_of = [script, *definition["rootfs"]]
+            digest = tree_digest(f"{folder}/{name}", *made_of)
+            packages[name] = f"dev-stack/{name}:{definition['version']}-{digest}"
         return packages[name]
 
     def agentos(base: str) -> str:
@@ -1018,6 +1023,41 @@ def image_work(
             if not observed["images"].get(official["python"]):
                 work["pull"].append(official["python"])
     return work
+
+
+def image_builds(
+    work: dict[str, Any],
+    definitions: dict[str, Any],
+    references: dict[str, dict[str, str]],
+    folder: str,
+    args: dict[str, str],
+) -> list[dict[str, Any]]:
+    """The images that the module image_builds is to build, from image_work.
+
+    `folder` holds the contexts by name, the script that makes Debian's file system and the
+    certificates that it is given; `args` are arguments of every build.
+    """
+    official, packages = references["registry"], references["packages"]
+    builds: list[dict[str, Any]] = []
+
+    def add(name: str, reference: str, base: str, **more: Any) -> None:
+        build = {"name": name, "reference": reference, "base": base, "path": f"{folder}/{name}"}
+        builds.append({**build, "args": args, **more})
+
+    for name in work["build"]:
+        one = definitions[name]
+        more: dict[str, Any] = {"args": args | one.get("args", {})}
+        if "rootfs" in one:
+            suite, *further = one["rootfs"]
+            script, certificates = f"{folder}/rootfs/rootfs", f"{folder}/certificates.crt"
+            more["command"] = [script, "rootfs.tar", suite, ",".join(further), certificates]
+        add(name, packages[name], packages.get(one.get("base", ""), ""), **more)
+    if work["trust"]:
+        add("trusted-python", official["trusted-python"], official["python"])
+    if base := work["agentos"]:
+        built = official if base == official["trusted-python"] else packages
+        add("agentos", built["agentos"], base)
+    return builds
 
 
 # --- data ---------------------------------------------------------------------------------------
@@ -1460,6 +1500,7 @@ class FilterModule:
             "mirrored": mirrored,
             "image_plan": image_plan,
             "image_work": image_work,
+            "image_builds": image_builds,
             "handover_shell": handover_shell,
             "handover_logs": handover_logs,
             "handover_token": handover_token,

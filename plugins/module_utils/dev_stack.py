@@ -56,6 +56,14 @@ def is_alive(run: str) -> bool:
         return False
 
 
+def tell(progress: dict[str, str]) -> None:
+    """Leave what a module's jobs are at, by name, for the callback, which shows it."""
+    path = os.environ.get(PROGRESS_VARIABLE, "")
+    if os.path.exists(path):
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(", ".join(text for text in progress.values() if text))
+
+
 # --- known errors -------------------------------------------------------------------------------
 
 # What engines and images say, and what a person can do about it. First match wins.

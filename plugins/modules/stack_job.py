@@ -42,22 +42,14 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.dev_stack import (
     LABEL_JOB,
-    PROGRESS_VARIABLE,
     RUN_VARIABLE,
     connect,
     explain,
     is_alive,
+    tell,
 )
 
 LINES = 8  # of what a job that failed said
-
-
-def tell(progress: dict[str, str]) -> None:
-    """Leave what the jobs are at for the callback, which shows it."""
-    path = os.environ.get(PROGRESS_VARIABLE, "")
-    if os.path.exists(path):
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(", ".join(text for text in progress.values() if text))
 
 
 def said(client: Any, name: str) -> tuple[list[str], str]:

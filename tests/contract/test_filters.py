@@ -490,8 +490,8 @@ def test_all_problems_are_told_at_once(filters: ModuleType) -> None:
 # --- images -------------------------------------------------------------------------------------
 
 DEFINITIONS: dict[str, Any] = {
-    "debian": {"version": "12"},
-    "python": {"version": "3.13", "base": "debian"},
+    "debian": {"version": "12", "rootfs": ["bookworm"]},
+    "python": {"version": "3.13", "rootfs": ["trixie", "tzdata", "netbase"]},
     "postgres": {"version": "16.14", "base": "debian"},
     "redis": {"version": "7.0.15", "base": "debian"},
     "pgadmin": {"version": "9.18", "base": "python"},
@@ -694,12 +694,53 @@ def test_own_certificates_are_given_to_the_official_python(filters: ModuleType) 
     assert work(filters, ["agentos"], "registry", there, references)["trust"] is False
 
 
+def test_what_is_built_knows_what_it_is_built_on(filters: ModuleType) -> None:
+    definitions = {**DEFINITIONS, "redis": {**DEFINITIONS["redis"], "args": {"MAJOR": "7"}}}
+    found = filters.image_builds(
+        work(filters, ["redis", "agentos"], "packages", engine()),
+        definitions,
+        REFERENCES,
+        "/scratch",
+        {"PIP_INDEX_URL": "x"},
+    )
+    names = REFERENCES["packages"]
+    assert [(one["name"], one["reference"], one["base"], one["path"]) for one in found] == [
+        ("debian", names["debian"], "", "/scratch/debian"),
+        ("redis", names["redis"], names["debian"], "/scratch/redis"),
+        ("python", names["python"], "", "/scratch/python"),
+        ("agentos", names["agentos"], names["python"], "/scratch/agentos"),
+    ]
+    assert found[1]["args"] == {"PIP_INDEX_URL": "x", "MAJOR": "7"}
+    script, rest = "/scratch/rootfs/rootfs", ["tzdata,netbase", "/scratch/certificates.crt"]
+    assert found[2]["command"] == [script, "rootfs.tar", "trixie", *rest]
+    assert "command" not in found[3]
+
+
+def test_agentos_is_built_on_the_official_python_that_was_given_certificates(
+    filters: ModuleType,
+) -> None:
+    trusted = {**REFERENCES["registry"], "trusted-python": "dev-stack/trusted-python:c"}
+    references = {**REFERENCES, "registry": trusted}
+    found = filters.image_builds(
+        work(filters, ["agentos"], "registry", engine(), references),
+        DEFINITIONS,
+        references,
+        "/scratch",
+        {},
+    )
+    assert [(one["name"], one["reference"], one["base"]) for one in found] == [
+        ("trusted-python", "dev-stack/trusted-python:c", "python:3.12-slim"),
+        ("agentos", "dev-stack/agentos:on-official", "dev-stack/trusted-python:c"),
+    ]
+
+
 def definitions_folder(folder: Path) -> dict[str, Path]:
     """A folder with a file for each definition, and a build context for AgentOS."""
-    for name in [*DEFINITIONS, "trusted-python", "agents"]:
+    names = [*DEFINITIONS, "rootfs", "trusted-python", "agents"]
+    for name in names:
         (folder / name).mkdir(parents=True)
         (folder / name / "Dockerfile").write_text(f"# {name}\n")
-    return {name: folder / name for name in [*DEFINITIONS, "trusted-python", "agents"]}
+    return {name: folder / name for name in names}
 
 
 def references_of(filters: ModuleType, folder: Path, certificates: str = "") -> Any:
@@ -753,7 +794,8 @@ def test_images_got_in_a_run_are_there_the_second_time(filters: ModuleType) -> N
         ("redis", {"redis"}),
         ("agents", {"agentos"}),
         ("python", {"python", "pgadmin", "agentos"}),
-        ("debian", {"debian", "python", "postgres", "redis", "pgadmin", "agentos"}),
+        ("debian", {"debian", "postgres", "redis"}),
+        ("rootfs", {"debian", "python", "postgres", "redis", "pgadmin", "agentos"}),
     ],
 )
 def test_a_tag_changes_with_the_definition_and_its_bases(

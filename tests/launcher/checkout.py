@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 PROJECT = Path(__file__).resolve().parents[2]
+COLLECTIONS = ("community/docker", "community/library_inventory_filtering_v1")
 LIMIT = 40  # seconds that anything started here may take
 
 # Stands in for every tool: writes down how it was called, and what it was told to hand over.
@@ -87,6 +88,15 @@ def write_wheel(folder: Path, name: str, version: str, scripts: tuple[str, ...])
     return f"{name} @ {wheel.as_uri()}"
 
 
+def write_release(folder: Path, version: str, collections: tuple[str, ...]) -> str:
+    """Make a wheel of collections, each of one file with the version; return its requirement."""
+    requirement = write_wheel(folder, "release", version, ())
+    with zipfile.ZipFile(folder / f"release-{version}-py3-none-any.whl", "a") as archive:
+        for name in collections:
+            archive.writestr(f"ansible_collections/{name}/version.py", f"version = {version!r}\n")
+    return requirement
+
+
 def write_slow_package(folder: Path) -> str:
     """Make the source of the package that can be held; return the requirement that installs it."""
     folder.mkdir(parents=True)
@@ -121,9 +131,11 @@ class Checkout:
         tools = ("molecule", "pytest", "ansible-lint", "yamllint", "ruff", "mypy")
         self.runtime = write_wheel(self.files, "stub", "1.0", ("ansible-playbook",))
         self.test = write_wheel(self.files, "stubs", "1.0", tools)
+        self.release = write_release(self.files, "1.0", (*COLLECTIONS, "other/one"))
         self.slow = write_slow_package(self.files / "slow")
         self.require(self.runtime)
         (path / "requirements-test.txt").write_text(f"{self.test}\n")
+        (path / "requirements-collections.txt").write_text(f"{self.release}\n")
         self.clean_environment = {
             "HOME": str(self.files),
             "PATH": os.environ["PATH"],

@@ -510,7 +510,7 @@ def test_entrypoint_has_no_known_mistakes() -> None:
         files / "postgres/docker-entrypoint.sh",
         files / "redis/docker-entrypoint.sh",
         files / "pgadmin/entrypoint.sh",
-        files / "debian/rootfs",
+        files / "rootfs/rootfs",
     ]
     try:
         result = subprocess.run(
