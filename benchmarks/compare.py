@@ -22,6 +22,7 @@ import json
 import os
 import platform
 import re
+import resource
 import shutil
 import signal
 import statistics
@@ -57,7 +58,8 @@ COMMAND_S = 300  # what a single command may take
 MAX_PAIRS = 20
 UP = ["up", "-d", "--wait"]
 # What is done, with our launcher and with compose. Compose runs the migration at every `up`, as it
-# does with all that has ended; `again` leaves it out.
+# does with all that has ended. `again` leaves it out; the first one after `up` is not to be counted,
+# since compose recreates AgentOS for it, as it would if depends_on had been edited.
 VERBS: dict[str, tuple[list[str], list[list[str]]]] = {
     "up": (["up"], [UP]),
     "again": (["up"], [[*UP, "--no-deps"]]),
@@ -528,15 +530,20 @@ def launcher_lines(ours: Ours, pairs: int) -> list[str]:
     ]
 
 
-def memory_line(ours: Ours, compose: Compose) -> str:
-    """The memory of a run with nothing to do, on both sides."""
-    held: tuple[list[int], list[int]] = ([], [])
-    ours.do("again", memory=held[0])
-    compose.do("again", memory=held[1])
-    first, second = (max(peaks) / 2**20 for peaks in held)
+def cost_line(ours: Ours, compose: Compose) -> str:
+    """Memory and processor time of a run with nothing to do, on both sides."""
+    costs = []
+    for side in (ours, compose):
+        side.do("again")
+        peaks: list[int] = []
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        side.do("again", memory=peaks)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        costs.append(f"{max(peaks) / 2**20:.0f} MiB and {processor:.1f} s")
     return (
-        "- Memory of all processes of a run with nothing to do, at its peak:"
-        f" ours {first:.0f} MiB, compose {second:.0f} MiB."
+        "- Nothing to do, memory of all processes of the run at its peak and their processor time,"
+        f" without the engine's: ours {costs[0]}, compose {costs[1]}."
     )
 
 
@@ -582,9 +589,11 @@ def find_compose(path: str) -> list[str]:
     """How compose is called: the docker client's plugin, or the binary that was named. May exit."""
     program = [os.path.abspath(path)] if path else ["docker", "compose"]
     with contextlib.suppress(OSError, subprocess.SubprocessError):
-        if not subprocess.run([*program, "version"], capture_output=True, timeout=20).returncode:
+        command = [*program, "version", "--short"]
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+        if re.match(r"v?([2-9]|\d\d)\.", answer.stdout):
             return program
-    sys.exit(f"{path} is no docker compose." if path else GET_COMPOSE)
+    sys.exit(f"{path} is no docker compose 2 or later." if path else GET_COMPOSE)
 
 
 @contextlib.contextmanager
@@ -619,7 +628,7 @@ def parse(names: list[str]) -> argparse.Namespace:
 
 def main() -> int:
     """Measure, and print the table; 1 if a case failed."""
-    options = parse(["memory", "launcher", *(case.name for case in cases(None, None))])
+    options = parse(["cost", "launcher", *(case.name for case in cases(None, None))])
     program = find_compose(options.compose)
     engine, url, problem = find_engine()
     if engine is None:
@@ -641,7 +650,7 @@ def main() -> int:
     def wanted(name: str) -> bool:
         return not options.only or name in options.only
 
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     with alone():
         try:
             with attempt("setting up"):
@@ -653,9 +662,9 @@ def main() -> int:
                     with attempt(case.name):
                         results[case.name] = measure(engine, case, ours, compose, options.pairs)
             remove_around(engine)
-            if wanted("memory") and compose.content:
-                with attempt("memory"):
-                    lines.append(memory_line(ours, compose))
+            if wanted("cost") and compose.content:
+                with attempt("cost"):
+                    lines.append(cost_line(ours, compose))
             if wanted("launcher") and compose.content:
                 with attempt("launcher"):
                     lines += launcher_lines(ours, options.pairs)
@@ -663,7 +672,7 @@ def main() -> int:
             failures.append("- Interrupted.")
         finally:
             say("Removing what was made ...")
-            with attempt("removing what was made (run this again, with --only memory)"):
+            with attempt("removing what was made (run this again, with --only cost)"):
                 remove_all(engine)
     print(f"{versions(engine, compose)}; medians of {options.pairs} pairs\n")
     print("| | `./dev`, s | compose, s | ratio | of pairs |\n|---|---|---|---|---|")
