@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,11 @@ from agentos.settings import normalise_database_url
 
 AGENTS = Path(__file__).parent.parent
 AUTH_SECRET = secrets.token_urlsafe(32)
+# Seconds after which something that has to happen counts as hung. How long it takes is no test's
+# concern, unless a promise says so, and a busy machine takes long.
+PATIENCE_S = 120
+# Within this an answer is promised, whatever fails.
+PROMISED_S = 2.0
 # PostgreSQL refuses to run as root: as root, the tests run it as this user, "nobody".
 NOBODY = 65534
 
@@ -33,7 +39,7 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = PATIENCE_S) -> None:
     """Wait until a condition holds; fail the test if it does not within so many seconds."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -45,6 +51,11 @@ def accepts(port: int) -> bool:
     """Say whether something listens on a port of 127.0.0.1."""
     with socket.socket() as client:
         return client.connect_ex(("127.0.0.1", port)) == 0
+
+
+def assert_at_once(service: "Service") -> None:
+    """Check that /health waits for no server; a busy machine may delay one answer, or two."""
+    assert min(service.get("/health").elapsed.total_seconds() for _ in range(3)) < 0.5
 
 
 class Server:
@@ -73,7 +84,7 @@ class Server:
         if self._process is not None:
             self.thaw()
             self._process.send_signal(signal.SIGINT)
-            self._process.wait(10)
+            self._process.wait(PATIENCE_S)
             self._process = None
 
     @contextmanager
@@ -141,6 +152,16 @@ class Postgresql(Server):
         port = free_port()
         options = ["-p", str(port), "-h", "127.0.0.1", "-k", "", "-F"]
         super().__init__([binaries / "postgres", "-D", data, *options], port, as_nobody=as_nobody)
+
+    def start(self) -> None:
+        """Start it, and return when it lets in: it listens a moment before that."""
+        super().start()
+        wait_until(self._lets_in)
+
+    def _lets_in(self) -> bool:
+        with suppress(psycopg.OperationalError):
+            return bool(self.query("SELECT 1"))
+        return False
 
     def url(self, password: str | None = None, database: str = "postgres") -> str:
         """Give its URL as Prisma would write it."""
@@ -232,12 +253,25 @@ class Service:
 
     def get(self, path: str, **headers: str) -> httpx.Response:
         """Get a path of the service."""
-        return httpx.get(self.url + path, headers=headers, timeout=10)
+        return httpx.get(self.url + path, headers=headers, timeout=PATIENCE_S)
 
     def client(self, token: str | None = None) -> httpx.Client:
         """Give a client of the service that sends a token, if one is given."""
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        return httpx.Client(base_url=self.url, headers=headers, timeout=20)
+        return httpx.Client(base_url=self.url, headers=headers, timeout=PATIENCE_S)
+
+    def assert_in_time(self, seconds: float, requests: int = 1) -> None:
+        """Fail the test if answers, to so many requests at once, took longer than is promised.
+
+        A busy machine delays every answer. How much, those tell that wait for no server.
+        """
+        if seconds < PROMISED_S:
+            return
+        with ThreadPoolExecutor(32) as threads:
+            begun = time.monotonic()
+            list(threads.map(lambda _: self.get("/health"), range(requests)))
+            delay = time.monotonic() - begun
+        assert seconds < PROMISED_S + 3 * delay, f"{seconds} s, where /health takes {delay} s"
 
     def serves(self) -> bool:
         """Say whether /health answers 200; fail the test if the process has ended."""
@@ -255,7 +289,7 @@ class Service:
         """Stop it with SIGTERM, and give the seconds it took."""
         started = time.monotonic()
         self.process.terminate()
-        self.process.wait(30)
+        self.process.wait(PATIENCE_S)
         return time.monotonic() - started
 
     def close(self) -> None:

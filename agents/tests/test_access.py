@@ -8,7 +8,7 @@ import pytest
 from agentos.access import SCOPES
 from agno.os.scopes import get_default_scope_mappings, get_required_scopes_for_route
 
-from tests.servers import Service, serving
+from tests.servers import PATIENCE_S, Service, serving, wait_until
 from tests.test_tokens import CLIENT, websocket_events
 from tests.tokens import token
 
@@ -145,7 +145,7 @@ def test_no_way_around(service: Service, path: str) -> None:
 
 @pytest.mark.parametrize("method", ["OPTIONS", "HEAD", "PUT", "TRACE"])
 def test_other_methods_need_a_token_too(service: Service, method: str) -> None:
-    assert httpx.request(method, service.url + "/config").status_code == 401
+    assert httpx.request(method, service.url + "/config", timeout=PATIENCE_S).status_code == 401
 
 
 @pytest.mark.parametrize("principal", ["sa:x", "__scheduler__", "__oauth__:x"])
@@ -179,6 +179,7 @@ def test_log_of_a_refusal(service: Service) -> None:
     sent = token("scopes", "mallory", scopes=[])
     with service.client(sent) as client:
         request_id = client.get("/config").headers["x-request-id"]
+    wait_until(lambda: request_id in service.log())  # written after the answer
     lines = [json.loads(line) for line in service.log().splitlines() if request_id in line]
     assert {line.get("tenant") for line in lines} == {"scopes"}
     assert {line.get("subject") for line in lines} == {"mallory"}

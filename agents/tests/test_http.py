@@ -8,7 +8,7 @@ import httpx
 import pytest
 from agentos.settings import Settings
 
-from tests.servers import Service, serving
+from tests.servers import PATIENCE_S, Service, serving
 from tests.tokens import token
 from tests.trial_app import PROGRAM
 
@@ -66,7 +66,9 @@ def test_ready(service: Service) -> None:
 def test_errors_have_one_form(
     trial: Service, method: str, path: str, status: int, code: str
 ) -> None:
-    response = httpx.request(method, trial.url + path, headers={"Origin": ORIGIN})
+    response = httpx.request(
+        method, trial.url + path, headers={"Origin": ORIGIN}, timeout=PATIENCE_S
+    )
     assert response.status_code == status
     assert response.headers["content-type"] == "application/json"
     assert response.headers["access-control-allow-origin"] == ORIGIN
@@ -88,7 +90,7 @@ def test_unknown_paths(service: Service) -> None:
 def preflight(service: Service, origin: str, path: str = "/", **headers: str) -> httpx.Response:
     """Ask, as a browser does, whether a page of `origin` may send a POST."""
     asked = {"Origin": origin, "Access-Control-Request-Method": "POST", **headers}
-    return httpx.options(service.url + path, headers=asked)
+    return httpx.options(service.url + path, headers=asked, timeout=PATIENCE_S)
 
 
 @pytest.mark.parametrize("origin", [ORIGIN, "http://localhost:3001", "https://os.agno.com"])

@@ -30,7 +30,7 @@ from sqlalchemy import Column, Connection, Table, create_engine, event, inspect,
 from sqlalchemy.dialects.postgresql import Insert
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from tests.servers import AGENTS, Postgresql, free_port, wait_until
+from tests.servers import AGENTS, PATIENCE_S, Postgresql, free_port, wait_until
 
 # With what shells, URLs, libpq and SQL each treat in a way of their own.
 PASSWORD = "p@ss 'wörd\"?#%\\" + secrets.token_hex(8)
@@ -226,7 +226,7 @@ def test_fresh_database_is_migrated_and_then_left_alone(database: Database) -> N
     processes = []
     for _ in range(2):
         process = database.start()
-        processes.append((*process.communicate(timeout=60), process.returncode))
+        processes.append((*process.communicate(timeout=PATIENCE_S), process.returncode))
         if len(processes) == 1:
             before = snapshot(database)
     (output, errors, status), second = processes
@@ -605,7 +605,7 @@ def test_rights_on_the_database_are_put_back(migrated: Database) -> None:
 
 def test_two_at_once(database: Database) -> None:
     processes = [database.start() for _ in range(3)]
-    outputs = [process.communicate(timeout=60) for process in processes]
+    outputs = [process.communicate(timeout=PATIENCE_S) for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0], outputs
     migrated_by = [output for output, _ in outputs if "from nothing to 0001" in output]
     assert len(migrated_by) == 1
@@ -631,7 +631,7 @@ def test_two_databases_of_one_server_at_once(own_server: Postgresql) -> None:
                     == [(2,)]
                 )
             )
-        outputs = [process.communicate(timeout=60) for process in processes]
+        outputs = [process.communicate(timeout=PATIENCE_S) for process in processes]
         assert [process.returncode for process in processes] == [0, 0], outputs
         created = [output for output, _ in outputs if "The role agentos was created." in output]
         assert len(created) == 1

@@ -7,7 +7,15 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.servers import AUTH_SECRET, Postgresql, RedisServer, Service, serving
+from tests.servers import (
+    AUTH_SECRET,
+    PATIENCE_S,
+    Postgresql,
+    RedisServer,
+    Service,
+    serving,
+    wait_until,
+)
 from tests.tokens import token
 
 
@@ -53,12 +61,12 @@ def test_log(environment: dict[str, str], postgresql: Postgresql, redis: RedisSe
 def test_text_log(environment: dict[str, str]) -> None:
     with serving(environment | {"AGENTOS_LOG_FORMAT": "text"}) as service:
         service.get("/")
-        assert "INFO GET / 200" in service.log()
+        wait_until(lambda: "INFO GET / 200" in service.log())  # written after the answer
 
 
 @pytest.mark.parametrize("given", ["abc-1.2_3", "a b", "x" * 65, "", "a;b"])
 def test_request_id(service: Service, given: str) -> None:
-    response = httpx.get(service.url, headers=[("X-Request-ID", given)])
+    response = httpx.get(service.url, headers=[("X-Request-ID", given)], timeout=PATIENCE_S)
     answered = response.headers["x-request-id"]
     assert (answered == given) == (given == "abc-1.2_3")
     assert 1 <= len(answered) <= 64
@@ -87,7 +95,7 @@ def test_metrics(environment: dict[str, str]) -> None:
             service.get(f"/sessions/unknown-{number}", **bearer)
         for number in range(3):
             service.get(f"/nowhere/{number}", **bearer)
-            httpx.request("PROPFIND", service.url)
+            httpx.request("PROPFIND", service.url, timeout=PATIENCE_S)
         response = service.get("/metrics")
     assert response.headers["content-type"].startswith("text/plain; version=")
     found = samples(response.text)
@@ -105,7 +113,7 @@ def test_metrics_from_another_machine_need_a_token(environment: dict[str, str]) 
     """Another address of this machine stands for another machine."""
     with serving(environment) as service:
         transport = httpx.HTTPTransport(local_address="127.0.0.2")
-        with httpx.Client(base_url=service.url, transport=transport) as client:
+        with httpx.Client(base_url=service.url, transport=transport, timeout=PATIENCE_S) as client:
             for bearer, status in (
                 (None, 401),
                 ("rubbish", 401),

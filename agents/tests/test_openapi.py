@@ -14,7 +14,7 @@ from schemathesis.config import SchemathesisConfig
 from schemathesis.engine import Status, events, from_schema
 from websockets.sync.client import ClientConnection, connect
 
-from tests.servers import AUTH_SECRET, Postgresql, RedisServer, Service
+from tests.servers import AUTH_SECRET, PATIENCE_S, Postgresql, RedisServer, Service
 from tests.tokens import token
 
 CHECKS = (
@@ -94,7 +94,7 @@ def call_every_operation(
     phases = ("examples", "coverage", "fuzzing", "stateful")
     config = {
         "seed": 1,
-        "request-timeout": 20,
+        "request-timeout": PATIENCE_S,
         "continue-on-failure": True,
         "headers": {"Authorization": client.headers["Authorization"]},
         "parameters": {f"path.{name}": value for name, value in ids.items()},
@@ -348,7 +348,7 @@ def test_what_is_not_http_gets_a_400(service: Service, secrets: list[str], reque
 
 def send(service: Service, request: bytes) -> tuple[int, str]:
     """Send what may not be HTTP, and give the status and the body of the answer."""
-    with socket.create_connection(("127.0.0.1", service.port), 10) as connection:
+    with socket.create_connection(("127.0.0.1", service.port), PATIENCE_S) as connection:
         connection.sendall(request)
         with HTTPResponse(connection) as response:
             response.begin()
@@ -358,11 +358,13 @@ def send(service: Service, request: bytes) -> tuple[int, str]:
 @pytest.fixture
 def websocket(service: Service) -> Iterator[ClientConnection]:
     """Give a WebSocket connection of a user."""
-    with connect(f"ws://127.0.0.1:{service.port}/workflows/ws") as connection:
-        connection.recv(5)
+    with connect(
+        f"ws://127.0.0.1:{service.port}/workflows/ws", open_timeout=PATIENCE_S
+    ) as connection:
+        connection.recv(PATIENCE_S)
         connection.send(json.dumps({"action": "authenticate", "token": token()}))
         for _ in range(2):  # Agno says so twice
-            assert json.loads(connection.recv(5))["event"] == "authenticated"
+            assert json.loads(connection.recv(PATIENCE_S))["event"] == "authenticated"
         yield connection
 
 
@@ -382,8 +384,8 @@ def test_an_odd_websocket_message_is_refused_and_the_next_is_served(
     websocket: ClientConnection, secrets: list[str], message: str | bytes
 ) -> None:
     websocket.send(message)
-    answer = str(websocket.recv(5))
+    answer = str(websocket.recv(PATIENCE_S))
     assert "error" in json.loads(answer)["event"]
     assert not [secret for secret in secrets if secret in answer]
     websocket.send('{"action": "ping"}')
-    assert json.loads(websocket.recv(5))["event"] == "pong"
+    assert json.loads(websocket.recv(PATIENCE_S))["event"] == "pong"

@@ -13,10 +13,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.servers import AGENTS, Service, free_port, serving, wait_until
+from tests.servers import AGENTS, PATIENCE_S, Service, free_port, serving, wait_until
 from tests.trial_app import PROGRAM
 
-STOP_LIMIT_S = 5
+STOP_LIMIT_S = 8  # Docker kills a container after 10
 
 
 def test_stops_at_once_when_idle(environment: dict[str, str]) -> None:
@@ -27,7 +27,7 @@ def test_stops_at_once_when_idle(environment: dict[str, str]) -> None:
 
 
 def test_stops_with_an_open_keep_alive_connection(environment: dict[str, str]) -> None:
-    with serving(environment) as service, httpx.Client() as client:
+    with serving(environment) as service, httpx.Client(timeout=PATIENCE_S) as client:
         assert client.get(service.url + "/health").status_code == 200
         assert service.stop() < STOP_LIMIT_S
         assert service.process.returncode == 0
@@ -50,7 +50,8 @@ def test_lets_a_request_finish(environment: dict[str, str], request: pytest.Fixt
     with serving(environment) as service, redis.frozen():
         asking = threading.Thread(target=lambda: answers.append(service.get("/ready").status_code))
         asking.start()
-        asking.join(0.5)
+        arrived = 'agentos_requests_in_progress{type="http"} 2'  # the other asks for this
+        wait_until(lambda: arrived in service.get("/metrics").text or not asking.is_alive())
         assert service.stop() < STOP_LIMIT_S
         asking.join()
     assert answers == [503]
@@ -73,7 +74,7 @@ def test_port_in_use_is_told_in_one_line(environment: dict[str, str], reload: st
             cwd=AGENTS,
             capture_output=True,
             text=True,
-            timeout=20,
+            timeout=PATIENCE_S,
             check=False,
         )
     assert result.returncode == 1
@@ -89,7 +90,7 @@ def test_reloads_on_save(environment: dict[str, str], tmp_path: Path) -> None:
 
     def version(service: Service) -> str | None:
         try:
-            return str(httpx.get(service.url, timeout=1).json()["version"])
+            return str(httpx.get(service.url, timeout=10).json()["version"])
         except httpx.TransportError:
             return None
 

@@ -2,7 +2,6 @@
 
 import json
 import random
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -122,17 +121,18 @@ def test_a_session_goes_on(trial: Service) -> None:
 
 @pytest.mark.parametrize("way", ["background", "websocket"])
 def test_is_cancelled(trial: Service, way: str) -> None:
+    waiting = trial.log().count("a run waits")
     if way == "background":
-        outcome = run(trial, way, "wait 1")
+        outcome = run(trial, way, "wait 3")
         run_id, session_id = outcome.run_id, outcome.session_id
-        cancel(trial, run_id, session_id)
+        cancel(trial, run_id, session_id, waiting)
     else:
         with open_websocket(trial) as socket:
-            start = {"action": "start-workflow", "workflow_id": "trial", "message": "wait 1"}
+            start = {"action": "start-workflow", "workflow_id": "trial", "message": "wait 3"}
             socket.send(json.dumps(start))
             event = read(socket)
             run_id, session_id = event["run_id"], event["session_id"]
-            cancel(trial, run_id, session_id)
+            cancel(trial, run_id, session_id, waiting)
             while read(socket)["event"] != "WorkflowCancelled":
                 pass
     with client_of(trial) as client:
@@ -140,9 +140,9 @@ def test_is_cancelled(trial: Service, way: str) -> None:
         wait_until(lambda: client.get(url, params=query).json()["status"] == "CANCELLED")
 
 
-def cancel(service: Service, run_id: str | None, session_id: str | None) -> None:
-    """Cancel a run, once it goes on."""
-    time.sleep(0.3)
+def cancel(service: Service, run_id: str | None, session_id: str | None, waiting: int) -> None:
+    """Cancel a run, once one more waits than have so far."""
+    wait_until(lambda: service.log().count("a run waits") > waiting)
     with client_of(service) as client:
         url = f"/workflows/trial/runs/{run_id}/cancel"
         answer = client.post(url, params={"session_id": str(session_id)})

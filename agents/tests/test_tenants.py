@@ -13,7 +13,7 @@ import pytest
 from agentos.settings import normalise_database_url
 from redis import Redis
 
-from tests.servers import Postgresql, RedisServer, Service, serving, wait_until
+from tests.servers import PATIENCE_S, Postgresql, RedisServer, Service, serving, wait_until
 from tests.test_tokens import answering, websocket_events
 from tests.tokens import token
 
@@ -369,7 +369,7 @@ def test_many_at_once(world: World) -> None:
     async def check() -> None:
         limits = httpx.Limits(max_connections=8)
         async with httpx.AsyncClient(
-            base_url=world.service.url, timeout=30, limits=limits
+            base_url=world.service.url, timeout=PATIENCE_S, limits=limits
         ) as client:
 
             async def use(tenant: str, sub: str, number: int) -> None:

@@ -26,7 +26,7 @@ from jwt.algorithms import OKPAlgorithm, RSAAlgorithm
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
-from tests.servers import AGENTS, AUTH_SECRET, Service, free_port, serving
+from tests.servers import AGENTS, AUTH_SECRET, PATIENCE_S, Service, free_port, serving
 from tests.tokens import claims, token
 
 RSA_KEY = generate_private_key(65537, 2048)
@@ -35,7 +35,7 @@ ED_KEY = Ed25519PrivateKey.generate()
 OTHER_RSA_KEY = generate_private_key(65537, 2048)
 
 # To make one takes longer than most requests.
-CLIENT = httpx.Client(timeout=20)
+CLIENT = httpx.Client(timeout=PATIENCE_S)
 
 Answer = Callable[[str, bytes], bytes]
 
@@ -246,11 +246,13 @@ def get(service: Service, *authorizations: str, path: str = "/config") -> httpx.
 def websocket_events(service: Service, *messages: object) -> list[dict[str, Any]]:
     """Give what the WebSocket answers to messages, up to an answer to a last ping."""
     events: list[dict[str, Any]] = []
-    with connect(f"ws://127.0.0.1:{service.port}/workflows/ws", proxy=None) as socket:
+    with connect(
+        f"ws://127.0.0.1:{service.port}/workflows/ws", proxy=None, open_timeout=PATIENCE_S
+    ) as socket:
         for message in (*messages, {"action": "ping"}):
             socket.send(json.dumps(message))
         while not events or events[-1]["event"] not in ("pong", "auth_required"):
-            events.append(json.loads(socket.recv(10)))
+            events.append(json.loads(socket.recv(PATIENCE_S)))
     return events
 
 
@@ -258,7 +260,7 @@ def until_closed(socket: ClientConnection) -> Iterator[dict[str, Any]]:
     """Give the events of a WebSocket that the service closes."""
     with suppress(ConnectionClosed):
         while True:
-            yield json.loads(socket.recv(10))
+            yield json.loads(socket.recv(PATIENCE_S))
 
 
 def assert_accepted(service: Service, good: str) -> None:
@@ -356,9 +358,11 @@ def test_bad_authorization_header(keyed: Service, authorizations: list[str]) -> 
 def test_token_is_taken_from_nowhere_else(keyed: Service) -> None:
     good = token()
     for name in ("token", "access_token"):
-        assert httpx.get(f"{keyed.url}/config?{name}={good}").status_code == 401
+        assert httpx.get(f"{keyed.url}/config?{name}={good}", timeout=PATIENCE_S).status_code == 401
         cookies = {"Cookie": f"{name}={good}; better-auth.session_token={good}"}
-        assert httpx.get(f"{keyed.url}/config", headers=cookies).status_code == 401
+        assert (
+            httpx.get(f"{keyed.url}/config", headers=cookies, timeout=PATIENCE_S).status_code == 401
+        )
 
 
 def test_scheme_is_case_insensitive(keyed: Service) -> None:
@@ -406,7 +410,9 @@ def patched(*statements: str) -> tuple[str, str]:
 def test_websocket_ends_with_its_token(environment: dict[str, str]) -> None:
     program = patched("agentos.websocket.LEEWAY_S = -3600")
     with serving(environment, program=program) as service:
-        with connect(f"ws://127.0.0.1:{service.port}/workflows/ws", proxy=None) as socket:
+        with connect(
+            f"ws://127.0.0.1:{service.port}/workflows/ws", proxy=None, open_timeout=PATIENCE_S
+        ) as socket:
             for message in ({"action": "authenticate", "token": token()}, {"action": "ping"}):
                 socket.send(json.dumps(message))
             *events, last = until_closed(socket)

@@ -8,21 +8,24 @@ from agentos.websocket import LOGIN_ATTEMPTS, LOGIN_CHARACTERS
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
-from tests.servers import Service
+from tests.servers import PATIENCE_S, Service
 from tests.tokens import token
 
 
 def opened(service: Service, **options: Any) -> ClientConnection:
     """Open a connection."""
     socket: ClientConnection = connect(
-        f"ws://127.0.0.1:{service.port}/workflows/ws", proxy=None, **options
+        f"ws://127.0.0.1:{service.port}/workflows/ws",
+        proxy=None,
+        open_timeout=PATIENCE_S,
+        **options,
     )
     return socket
 
 
 def said(socket: ClientConnection) -> dict[str, Any]:
     """Receive an event."""
-    return dict(json.loads(socket.recv(timeout=10)))
+    return dict(json.loads(socket.recv(timeout=PATIENCE_S)))
 
 
 def wait_for(socket: ClientConnection, event: str) -> dict[str, Any]:

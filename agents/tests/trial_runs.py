@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +18,7 @@ from agno.workflow import StepInput
 from starlette.types import ASGIApp
 from websockets.sync.client import ClientConnection, connect
 
-from tests.servers import Service
+from tests.servers import PATIENCE_S, Service, wait_until
 from tests.tokens import token
 
 # Runs this application as `python -m agentos` runs its own.
@@ -68,6 +69,7 @@ def trial() -> Workflow:
     async def act(step_input: StepInput) -> str:
         what, _, detail = str(step_input.input).partition(" ")
         if what == "wait":
+            print("a run waits", flush=True)  # what `begin_runs` looks for
             await asyncio.sleep(float(detail))
         elif what == "raise":
             raise RuntimeError(SECRET)
@@ -119,6 +121,16 @@ class Outcome:
             return error_code(self.text) == "storage_unavailable"
         errors = [event for event in self.events if event["event"] == "error"]
         return [error["error"]["code"] for error in errors] == ["storage_unavailable"]
+
+
+def begin_runs(
+    service: Service, threads: ThreadPoolExecutor, seconds: int
+) -> list[Future[Outcome]]:
+    """Start a run in each of the WAYS, and return when all are in a step that takes so long."""
+    before = service.log().count("a run waits")
+    runs = [threads.submit(run, service, way, f"wait {seconds}") for way in WAYS]
+    wait_until(lambda: service.log().count("a run waits") == before + len(WAYS))
+    return runs
 
 
 def error_code(text: str) -> str:
@@ -175,7 +187,7 @@ def _run_over_websocket(service: Service, message: str, **fields: str) -> Outcom
 def open_websocket(service: Service) -> Iterator[ClientConnection]:
     """Connect, and authenticate."""
     url = service.url.replace("http", "ws", 1) + "/workflows/ws"
-    with connect(url, proxy=None) as socket:
+    with connect(url, proxy=None, open_timeout=PATIENCE_S) as socket:
         assert read(socket)["event"] == "connected"
         socket.send(json.dumps({"action": "authenticate", "token": token()}))
         for _ in range(2):  # Agno says it twice
@@ -185,7 +197,7 @@ def open_websocket(service: Service) -> Iterator[ClientConnection]:
 
 def read(socket: ClientConnection) -> dict[str, Any]:
     """Read a message: JSON, or an event as in a stream."""
-    text = str(socket.recv(timeout=10))
+    text = str(socket.recv(timeout=PATIENCE_S))
     events = list(_events(text))
     return events[0] if events else dict(json.loads(text))
 
@@ -193,7 +205,7 @@ def read(socket: ClientConnection) -> dict[str, Any]:
 def client_of(service: Service) -> httpx.Client:
     """Give a client, like the service's own, that does not read all of the world's certificates."""
     headers = {"Authorization": f"Bearer {token()}"}
-    return httpx.Client(base_url=service.url, headers=headers, timeout=20, verify=False)
+    return httpx.Client(base_url=service.url, headers=headers, timeout=PATIENCE_S, verify=False)
 
 
 def stored_status(service: Service, outcome: Outcome, component: str = "workflows/trial") -> str:
