@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 
 import psutil  # type: ignore[import-untyped]
-from stack import PROJECT, Stack
+from stack import PATIENCE, PROJECT, Stack
 
 
 def begin(
@@ -34,7 +34,7 @@ def kill_when(
     run: subprocess.Popen[str],
     moment: Callable[[], bool],
     number: signal.Signals = signal.SIGKILL,
-    seconds: float = 240,
+    seconds: float = 3 * PATIENCE,
 ) -> str:
     """Send a signal to a run and all it started as soon as `moment()` is true; its output.
 
@@ -55,7 +55,7 @@ def kill_when(
     for worker in workers:
         with contextlib.suppress(psutil.NoSuchProcess):
             worker.kill()
-    return run.communicate(timeout=120)[0]
+    return run.communicate(timeout=PATIENCE)[0]
 
 
 def job_runs(stack: Stack, service: str, job: str) -> Callable[[], bool]:
@@ -65,6 +65,18 @@ def job_runs(stack: Stack, service: str, job: str) -> Callable[[], bool]:
         labels = [f"dev-stack.stack={stack.name}", f"dev-stack.job={job}"]
         labels.append(f"dev-stack.service={service}")
         return bool(stack.client.containers(filters={"label": labels, "status": "running"}))
+
+    return moment
+
+
+def job_began(stack: Stack, service: str, job: str) -> Callable[[], bool]:
+    """A moment: the job of a service was made; a short one may have ended by now."""
+
+    def moment() -> bool:
+        labels = [f"dev-stack.stack={stack.name}", f"dev-stack.job={job}"]
+        labels.append(f"dev-stack.service={service}")
+        found = stack.client.containers(all=True, filters={"label": labels})
+        return any(one["State"] != "created" for one in found)
 
     return moment
 

@@ -6,7 +6,10 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,19 @@ sys.path.insert(0, str(PROJECT / "plugins/module_utils"))
 
 from dev_stack import LABEL_STACK, find_engine
 
+# Seconds after which something that has to happen counts as hung. How long it takes is no test's
+# concern, unless a promise says so, and a busy machine takes long.
+PATIENCE = 300
+
+
+def patient_client() -> Any:
+    """A client of the engine that playbooks find; it waits longer for what runs in a container."""
+    client = find_engine()[0]
+    if client is not None:
+        client.timeout = 6 * PATIENCE
+    return client
+
+
 SERVICES = ("postgres", "redis", "agentos", "pgadmin")
 OFFSET = 10000
 PORTS = {"postgres": 15432, "redis": 16379, "agentos": 17777, "pgadmin": 15050}
@@ -30,7 +46,7 @@ class Stack:
     """The stack `molecule`, on the engine the playbooks find."""
 
     name: str = "molecule"
-    client: Any = field(default_factory=lambda: find_engine()[0])
+    client: Any = field(default_factory=patient_client)
 
     @property
     def state(self) -> Path:
@@ -94,14 +110,26 @@ class Stack:
         """A client of AgentOS's published port, with a token of that user."""
         headers = {"Authorization": f"Bearer {self.token(**user)}"}
         url = f"http://127.0.0.1:{PORTS['agentos']}"
-        return httpx.Client(base_url=url, headers=headers, timeout=30)
+        return httpx.Client(base_url=url, headers=headers, timeout=PATIENCE)
 
-    def migrations(self, since: float) -> list[str]:
-        """What the engine did since then with the container of AgentOS's migration."""
+    @contextmanager
+    def migrations(self) -> Iterator[list[str]]:
+        """What the engine does meanwhile with the container of AgentOS's migration.
+
+        It is followed: asked afterwards, the engine knows only its last 256 events, and each probe
+        of a container's health is three.
+        """
         only = {"container": f"{self.name}_agentos_migrate"}
-        now = time.time()
-        found = self.client.events(since=int(since), until=int(now) + 1, decode=True, filters=only)
-        return [event["Action"] for event in found if event["timeNano"] > since * 1e9]
+        seen: list[str] = []
+        events = find_engine()[0].events(decode=True, filters=only)
+
+        def follow() -> None:
+            for event in events:
+                seen.append(event["Action"])
+
+        threading.Thread(target=follow, daemon=True).start()
+        yield seen
+        time.sleep(2)  # for those on their way
 
     def user_environment(self) -> dict[str, str]:
         """The environment of a user who set nothing of the stack's, nor what molecule sets."""
@@ -127,7 +155,7 @@ class Stack:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=900,
+            timeout=6 * PATIENCE,
         )
 
     def converge(self, *options: str, **how: Any) -> str:
@@ -144,7 +172,7 @@ class Stack:
         return document
 
 
-def eventually(check: Any, seconds: float = 30) -> Any:
+def eventually(check: Any, seconds: float = PATIENCE) -> Any:
     """What `check()` gives once it is true. Fails after `seconds`."""
     limit = time.monotonic() + seconds
     while True:

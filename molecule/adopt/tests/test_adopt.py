@@ -7,7 +7,7 @@ from typing import Any
 
 import docker
 import pytest
-from faults import begin, job_runs, kill_when
+from faults import begin, job_began, kill_when
 from stack import Stack, eventually
 
 PROJECT = "bystandershop"
@@ -90,7 +90,7 @@ def shop(stack: Stack) -> Shop:
     project.run("db", project.postgres, "/var/lib/postgresql/data", environment=env)
     project.run("cache", project.redis, "/data", command=["redis-server", "--appendonly", "yes"])
     project.run("jobs", project.redis, "/data", command=["redis-server"])
-    eventually(lambda: project.sql("SELECT 1") == "1", 60)
+    eventually(lambda: project.sql("SELECT 1") == "1")
     project.exec("db", "pgbench", "-U", "owner", "-i", "-q", "-s", "2", "shop")
     project.sql("CREATE ROLE guest LOGIN PASSWORD 'guest'")
     # As a database would be that another C library made.
@@ -128,7 +128,7 @@ def test_two_of_a_kind_are_refused(stack: Stack, shop: Shop) -> None:
 @pytest.mark.parametrize("job", ["copy", "dump", "load"])
 def test_a_run_that_is_killed_harms_nothing(stack: Stack, shop: Shop, job: str) -> None:
     before = shop.sums()
-    kill_when(begin(stack, "adopt", *ADOPT, *CHOSEN), job_runs(stack, "postgres", job))
+    kill_when(begin(stack, "adopt", *ADOPT, *CHOSEN), job_began(stack, "postgres", job))
     assert shop.sums() == before
     assert not os.path.exists(stack.state / "volumes.json")
 

@@ -7,12 +7,11 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 
 import httpx
 import pytest
 import tagged
-from stack import PORTS, PROJECT, Stack, eventually
+from stack import PATIENCE, PORTS, PROJECT, Stack, eventually
 
 URL = f"http://127.0.0.1:{PORTS['agentos']}"
 
@@ -32,9 +31,9 @@ def test_it_brings_what_it_needs_and_nothing_else(stack: Stack) -> None:
 
 
 def test_again_nothing_changes(stack: Stack) -> None:
-    since = time.time()
-    tagged.check_again(stack, "agentos")
-    assert stack.migrations(since) == []
+    with stack.migrations() as migrations:
+        tagged.check_again(stack, "agentos")
+    assert migrations == []
 
 
 def test_what_was_done_to_it_by_hand_is_put_right(stack: Stack) -> None:
@@ -55,7 +54,7 @@ def dev_token(stack: Stack, *options: str) -> subprocess.CompletedProcess[str]:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
     )
 
 
@@ -111,18 +110,18 @@ def test_a_password_that_was_changed_by_hand_is_set_back(stack: Stack) -> None:
 
 def test_a_run_starts_the_server_that_a_migration_needs(stack: Stack) -> None:
     stack.client.stop("molecule_postgres", timeout=60)
-    since = time.time()
-    stack.converge("--tags", "agentos")
-    assert stack.migrations(since).count("start") == 1
+    with stack.migrations() as migrations:
+        stack.converge("--tags", "agentos")
+    assert migrations.count("start") == 1
     assert stack.inspect("postgres")["State"]["Health"]["Status"] == "healthy"
 
 
 def test_check_mode_tells_of_a_migration_and_runs_none(stack: Stack) -> None:
     stack.client.stop("molecule_agentos", timeout=20)
-    since = time.time()
-    output = stack.converge("--tags", "agentos", "--check", "--diff")
+    with stack.migrations() as migrations:
+        output = stack.converge("--tags", "agentos", "--check", "--diff")
     assert "would change: Bring AgentOS's database up to date" in output
-    assert stack.migrations(since) == []
+    assert migrations == []
     assert stack.inspect("agentos")["State"]["Running"] is False
     stack.converge("--tags", "agentos")
 
@@ -199,9 +198,7 @@ def test_a_frozen_server_is_told_at_once_and_forgotten_when_it_goes_on(stack: St
             assert client.get("/health").status_code == 200
         finally:
             stack.client.unpause("molecule_postgres")
-        eventually(
-            lambda: client.get("/sessions", params={"type": "workflow"}).status_code == 200, 15
-        )
+        eventually(lambda: client.get("/sessions", params={"type": "workflow"}).status_code == 200)
         assert stack.inspect("agentos")["State"]["StartedAt"] == before
 
 
@@ -214,7 +211,7 @@ def test_a_server_on_this_machine_can_be_reached(stack: Stack) -> None:
         "host.docker.internal:host-gateway"
     ]
     with socket.create_server(("0.0.0.0", 0)) as server:
-        server.settimeout(20)
+        server.settimeout(PATIENCE)
 
         def answer() -> None:
             connection, _ = server.accept()
@@ -224,7 +221,7 @@ def test_a_server_on_this_machine_can_be_reached(stack: Stack) -> None:
         thread = threading.Thread(target=answer, daemon=True)
         thread.start()
         port = server.getsockname()[1]
-        ask = f"import socket; s = socket.create_connection(('host.docker.internal', {port}), 10); "
+        ask = f"import socket; s = socket.create_connection(('host.docker.internal', {port}), 60); "
         assert (
             stack.exec("agentos", "python", "-c", ask + "print(s.recv(9))").strip() == "b'reached'"
         )

@@ -17,7 +17,7 @@ import psycopg
 import pytest
 import redis
 import redis_data
-from stack import PORTS, PROJECT, Stack, eventually
+from stack import PATIENCE, PORTS, PROJECT, Stack, eventually
 
 KEYS = 1_000_000
 SCALE = 10
@@ -240,7 +240,7 @@ def leftovers(stack: Stack) -> list[str]:
 
 def test_a_backup_that_is_killed_is_none(stack: Stack, small: dict[str, Any]) -> None:
     run = faults.begin(stack, "backup", "-e", "backup_name=killed")
-    faults.kill_when(run, faults.job_runs(stack, "redis", "load"))
+    faults.kill_when(run, faults.job_began(stack, "redis", "load"))
     assert "killed" not in [one["name"] for one in backups(stack)]
     again = stack.play("backup", "-e", "backup_name=after")
     assert again.returncode == 0, again.stdout + again.stderr
@@ -287,7 +287,7 @@ def test_a_job_that_dies_is_told_and_nothing_changes(stack: Stack, small: dict[s
         while not job():
             assert run.poll() is None
         stack.client.kill("molecule_postgres_job")
-        output = run.communicate(timeout=300)[0]
+        output = run.communicate(timeout=3 * PATIENCE)[0]
         assert run.returncode != 0
         assert "Error: The" in output and "Traceback" not in output, output
     assert stack.started() == before
@@ -300,7 +300,7 @@ def test_two_at_once_are_refused(stack: Stack, small: dict[str, Any]) -> None:
     while not job():
         assert run.poll() is None
     second = stack.play("restore", "-e", f"restore_name={SMALL}")
-    output = run.communicate(timeout=300)[0]
+    output = run.communicate(timeout=3 * PATIENCE)[0]
     assert second.returncode != 0
     assert f"Another run (process {run.pid}) is at work" in second.stderr, second.stderr
     assert run.returncode == 0 and "first" in output, output
@@ -317,7 +317,7 @@ def launcher(*words: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
         [PROJECT / "dev", *words, *inventory],
         capture_output=True,
         env=environment,
-        timeout=600,
+        timeout=6 * PATIENCE,
         stdin=subprocess.DEVNULL,
         check=False,
         **options,

@@ -11,7 +11,7 @@ from pathlib import Path
 import psycopg
 import pytest
 import redis
-from stack import SERVICES, Stack, eventually
+from stack import PATIENCE, SERVICES, Stack, eventually
 
 PID_FILE = Path("/var/run/docker.pid")
 
@@ -30,7 +30,7 @@ def engine_pid() -> int:
 def end_engine(sign: int) -> None:
     pid = engine_pid()
     os.kill(pid, sign)
-    limit = time.monotonic() + 90
+    limit = time.monotonic() + PATIENCE
     while Path(f"/proc/{pid}").exists() and " Z " not in Path(f"/proc/{pid}/stat").read_text():
         assert time.monotonic() < limit, "the engine did not end"
         time.sleep(0.2)
@@ -78,5 +78,5 @@ def test_killed_with_a_stale_pid_file(stack: Stack) -> None:
             stack.converge()
         finally:
             other.terminate()
-    eventually(lambda: all_healthy(stack), 60)
+    eventually(lambda: all_healthy(stack))
     assert read(stack) == ("before the kill",) * 2

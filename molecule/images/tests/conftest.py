@@ -22,6 +22,8 @@ import pytest
 from docker.models.containers import Container
 from docker.models.images import Image
 
+# Seconds after which something counts as hung: a busy machine takes long.
+PATIENCE = 300
 LABEL = {"dev-stack.test": "images"}
 
 # What a hardened service may keep of root's capabilities.
@@ -36,7 +38,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "built: of images built from packages only")
 
 
-def wait_until(condition: Callable[[], Any], seconds: float = 30, what: str = "") -> Any:
+def wait_until(condition: Callable[[], Any], seconds: float = PATIENCE, what: str = "") -> Any:
     deadline = time.monotonic() + seconds
     while True:
         result = condition()
@@ -80,7 +82,7 @@ class Box:
         self.container.reload()
         return int(self.container.ports[f"{inside}/tcp"][0]["HostPort"])
 
-    def exit(self, seconds: float = 30) -> tuple[int, str]:
+    def exit(self, seconds: float = PATIENCE) -> tuple[int, str]:
         result = self.container.wait(timeout=seconds)
         return result["StatusCode"], self.logs()
 
@@ -107,7 +109,7 @@ def archive(files: dict[str, tuple[str | bytes, int, int]]) -> bytes:
 @pytest.fixture(scope="session")
 def engine() -> Iterator[docker.DockerClient]:
     try:
-        client = docker.from_env(timeout=60)
+        client = docker.from_env(timeout=PATIENCE)
         client.ping()
     except docker.errors.DockerException as error:
         pytest.skip(f"no Docker Engine answers: {error}")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from stack import PROJECT, Stack
+from stack import PATIENCE, PROJECT, Stack
 
 NAME = "molecule_18"
 PLAY = """
@@ -47,7 +47,7 @@ def test_two_majors_in_one_run(stack: Stack, tmp_path: Path) -> None:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=900,
+        timeout=6 * PATIENCE,
     )
     assert result.returncode == 0, result.stdout + result.stderr
     assert "first postgres,redis dev-stack/postgres:16." in result.stdout

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import Box, wait_until
+from conftest import PATIENCE, Box, wait_until
 
 IMAGE = "pgadmin"
 EMAIL = "dev@example.com"
@@ -52,8 +52,7 @@ def pings(box: Box, port: int = PORT, path: str = "/misc/ping") -> Box:
     url = f"http://127.0.0.1:{port}{path}"
     wait_until(
         lambda: box.running() and box.run("wget", "-q", "-O", "-", url) == (0, "PING"),
-        60,
-        f"PING from {url}",
+        what=f"PING from {url}",
     )
     return box
 
@@ -71,7 +70,7 @@ class Browser:
         self.opener = urllib.request.build_opener(jar)
 
     def get(self, path: str) -> str:
-        with self.opener.open(self.base + path, timeout=30) as answer:
+        with self.opener.open(self.base + path, timeout=PATIENCE) as answer:
             self.path = urllib.parse.urlsplit(answer.url).path
             return answer.read().decode()
 
@@ -86,7 +85,7 @@ class Browser:
             "internal_button": "Login",
         }
         data = urllib.parse.urlencode(form).encode()
-        with self.opener.open(self.base + "/authenticate/login", data, timeout=30) as answer:
+        with self.opener.open(self.base + "/authenticate/login", data, timeout=PATIENCE) as answer:
             answer.read()
         self.get("/browser/")
         return self.path == "/browser/"
@@ -247,7 +246,7 @@ def test_servers_are_replaced_when_asked(desktop: Box) -> None:
     desktop.ok("sh", "-c", "sed s/mine/newer/ /run/my.json > /tmp/new.json")
     # The file is root's; the container's root may write it.
     desktop.ok("cp", "/tmp/new.json", "/run/my.json", user="0")
-    desktop.container.restart(timeout=20)
+    desktop.container.restart(timeout=60)
     pings(desktop)
     assert names(desktop) == ["newer"]
 
@@ -256,7 +255,7 @@ def test_second_launch_keeps_everything(
     server: Box, box: Callable[..., Box], data: str, image
 ) -> None:
     """In a new container, with another password and other servers."""
-    server.container.stop(timeout=20)
+    server.container.stop(timeout=60)
     assert server.state()["ExitCode"] == 0
     files = {"/pgadmin4/servers.json": (servers("other"), 0o644, 0)}
     again = pings(

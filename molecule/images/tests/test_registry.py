@@ -51,7 +51,10 @@ def image(stack: Stack, name: str) -> str:
 
 @pytest.fixture(scope="module")
 def registry(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A registry that has the images; afterwards it is gone and so are their tags here."""
+    """A registry that has the images; afterwards it is gone and so are their tags here.
+
+    Other tags that are new by then may be somebody else's.
+    """
     folder: Path = tmp_path_factory.mktemp("registry")
     before = all_tags(stack)
     (folder / "config.yml").write_text(CONFIG.format(folder=folder / "data", address=ADDRESS))
@@ -59,7 +62,7 @@ def registry(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         references = {name: f"{ADDRESS}/{path}" for name, path in OFFICIAL.items()}
         try:
             eventually(
-                lambda: urllib.request.urlopen(f"http://{ADDRESS}/v2/", timeout=2).status == 200
+                lambda: urllib.request.urlopen(f"http://{ADDRESS}/v2/", timeout=10).status == 200
             )
             for name, reference in references.items():
                 repository, tag = reference.rsplit(":", 1)
@@ -70,9 +73,11 @@ def registry(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator
             yield ADDRESS
         finally:
             server.terminate()
+            own = {stack.inspect(service)["Config"]["Image"] for service in stack.services()}
             stack.play("down")
             for made in all_tags(stack) - before:
-                stack.client.remove_image(made, force=True)
+                if made in own or made.startswith(f"{ADDRESS}/"):
+                    stack.client.remove_image(made, force=True)
 
 
 def test_images_come_from_the_registry(stack: Stack, registry: str) -> None:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from stack import PROJECT, SERVICES, Stack
+from stack import PATIENCE, PROJECT, SERVICES, Stack
 
 
 def other_python() -> str | None:
@@ -37,7 +37,7 @@ def dev(stack: Stack, *words: str) -> subprocess.CompletedProcess[str]:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=900,
+        timeout=6 * PATIENCE,
     )
 
 
@@ -64,7 +64,7 @@ def test_an_error_is_one_line(stack: Stack) -> None:
     result = subprocess.run(
         [str(PYTHON), str(PROJECT / "dev"), "up", "--", f"--inventory={PROJECT}/molecule/inventory/hosts.yml", "-e", "redis_port=0"],
         env=stack.user_environment() | {"DEV_VENV": str(PROJECT / ".cache/other-python")},
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120,
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE,
     )  # fmt: skip
     assert result.returncode != 0
     assert result.stderr.startswith("Error: redis_port is")

@@ -8,7 +8,7 @@ import data
 import faults
 import psycopg
 import pytest
-from stack import Stack
+from stack import PATIENCE, Stack
 
 SCALE = 10
 Moment = Callable[[Stack], Callable[[], bool]]
@@ -108,7 +108,7 @@ def test_a_server_that_dies_on_the_way_leaves_the_old_one(
     while not wanted():
         assert run.poll() is None
     stack.client.kill("molecule_postgres_check")
-    output = run.communicate(timeout=300)[0]
+    output = run.communicate(timeout=3 * PATIENCE)[0]
     assert run.returncode != 0
     assert "PostgreSQL is 16 as before" in output, output
     assert version(stack) == 16
