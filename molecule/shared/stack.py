@@ -107,9 +107,13 @@ class Stack:
         return self.exec("agentos", *program).strip()
 
     def agentos(self, **user: str) -> httpx.Client:
-        """A client of AgentOS's published port, with a token of that user."""
+        """A client of AgentOS's published port, with a token of that user, once it serves.
+
+        It answers 503 while PostgreSQL or Redis take longer than it waits, on a busy machine.
+        """
         headers = {"Authorization": f"Bearer {self.token(**user)}"}
         url = f"http://127.0.0.1:{PORTS['agentos']}"
+        eventually(lambda: httpx.get(f"{url}/ready", timeout=PATIENCE).status_code == 200)
         return httpx.Client(base_url=url, headers=headers, timeout=PATIENCE)
 
     @contextmanager

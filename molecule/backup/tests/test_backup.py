@@ -71,11 +71,12 @@ def backups(stack: Stack) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def original(stack: Stack) -> dict[str, Any]:
     """The data in its first state, which is also in the backup FULL."""
-    data.fill(stack.client, "molecule_postgres", SCALE)
-    redis_data.fill(PORTS["redis"], stack.secrets()["redis_password"], KEYS, expiring=1000)
+    # First, since the servers are busy for a while with what comes then.
     form = {"message": "kept", "stream": "false", "session_id": "kept"}
     with stack.agentos() as client:
         assert client.post("/workflows/stack-check/runs", data=form).status_code == 200
+    data.fill(stack.client, "molecule_postgres", SCALE)
+    redis_data.fill(PORTS["redis"], stack.secrets()["redis_password"], KEYS, expiring=1000)
     before = held(stack)
     started = stack.started()
     made = stack.play("backup", "-e", f"backup_name={FULL}")
