@@ -57,7 +57,7 @@ def test_failure_stops_nothing_and_is_counted(scenarios: Checkout) -> None:
 
 
 def test_scenarios_run_beside_what_needs_no_engine(scenarios: Checkout) -> None:
-    process = scenarios.start("test", "agents", "redis", STUB_SLEEPS="30")
+    process = scenarios.start("test", "agents", "redis", STUB_SLEEPS="900")
     wait_until(
         lambda: (
             scenarios.calls_file.exists()
@@ -116,7 +116,7 @@ def test_state_of_the_tests_is_apart_and_removed(ready: Checkout) -> None:
 
 
 def test_ctrl_c_ends_the_run(ready: Checkout) -> None:
-    process = ready.start("test", STUB_SLEEPS="30")
+    process = ready.start("test", STUB_SLEEPS="900")
     wait_until(ready.calls_file.exists)
     os.killpg(process.pid, signal.SIGINT)
     output, errors = process.communicate(timeout=LIMIT)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from checkout import COLLECTIONS, Checkout, end_group, wait_until, write_release, write_wheel
+from checkout import COLLECTIONS, LIMIT, Checkout, end_group, wait_until, write_release, write_wheel
 
 INSTALLING = "Installing Python packages"
 
@@ -98,7 +98,7 @@ def test_interrupted_installation_is_repaired(held: Checkout, how: signal.Signal
     process = held.start("up")
     wait_until(held.builds)
     end_group(process, how)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=LIMIT)
     assert process.returncode == (130 if how == signal.SIGINT else -how)
     assert "Traceback" not in errors
     leftover = held.venv / "lib" / "half-written"
@@ -117,7 +117,7 @@ def test_interrupted_update_is_not_trusted(held: Checkout) -> None:
     process = held.start("up")
     wait_until(held.builds)
     end_group(process, signal.SIGKILL)
-    process.communicate(timeout=30)
+    process.communicate(timeout=LIMIT)
     held.require(held.runtime)
     assert INSTALLING in held.run("up").stderr
 
@@ -130,7 +130,7 @@ def test_two_at_once_install_once(held: Checkout) -> None:
     assert second.stderr.readline().startswith("Waiting for another run")
     held.slow_hold.unlink()
     for process in (first, second):
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=LIMIT)
         assert (process.returncode, output) == (0, "ansible-playbook was here\n")
     assert held.builds() == 1
 
@@ -144,10 +144,10 @@ def test_pip_that_outlives_a_killed_launcher_is_waited_for(held: Checkout) -> No
     assert second.stderr is not None
     assert second.stderr.readline().startswith("Waiting for another run")
     held.slow_hold.unlink()
-    output, _ = second.communicate(timeout=60)
+    output, _ = second.communicate(timeout=LIMIT)
     assert (second.returncode, output) == (0, "ansible-playbook was here\n")
     for process in (first,):
-        process.communicate(timeout=30)
+        process.communicate(timeout=LIMIT)
 
 
 def test_moved_checkout_gets_a_new_environment(fresh: Checkout) -> None:
@@ -176,7 +176,7 @@ def test_damaged_environment_is_repaired(fresh: Checkout, damage: str) -> None:
 
 
 def test_environment_made_by_hand_is_kept(fresh: Checkout) -> None:
-    subprocess.run([sys.executable, "-m", "venv", str(fresh.venv)], check=True, timeout=60)
+    subprocess.run([sys.executable, "-m", "venv", str(fresh.venv)], check=True, timeout=LIMIT)
     kept = fresh.venv / "kept"
     kept.touch()
     assert fresh.run("up").returncode == 0
@@ -219,11 +219,16 @@ def test_environment_of_another_user_gets_one_line(shared: Path) -> None:
     if os.geteuid() == 0:
         python, user = "/usr/bin/python3", 65534
         probe = [python, "-c", "import sys; assert sys.version_info >= (3, 11)"]
-        if subprocess.run(probe, capture_output=True, check=False, timeout=30).returncode != 0:
+        if subprocess.run(probe, capture_output=True, check=False, timeout=LIMIT).returncode != 0:
             pytest.skip("root needs a Python that other users may run")
     options = checkout.options({})
     result = subprocess.run(
-        [python, "./dev", "up"], user=user, capture_output=True, timeout=60, check=False, **options
+        [python, "./dev", "up"],
+        user=user,
+        capture_output=True,
+        timeout=LIMIT,
+        check=False,
+        **options,
     )
     assert result.returncode == 1
     (message,) = result.stderr.splitlines()
@@ -287,7 +292,10 @@ def other_python() -> str:
         candidates += map(str, Path.home().glob(f".pyenv/versions/3.{minor}.*/bin/python"))
         for python in candidates if minor != sys.version_info[1] else []:
             probe = [python, "-c", "import ensurepip"]
-            if subprocess.run(probe, capture_output=True, timeout=30, check=False).returncode == 0:
+            if (
+                subprocess.run(probe, capture_output=True, timeout=LIMIT, check=False).returncode
+                == 0
+            ):
                 return python
     pytest.skip("there is no second Python of 3.11 or newer")
 

@@ -142,11 +142,13 @@ def script(text: str) -> list[str]:
     return ["sh", "-c", text]
 
 
-def test_followed_logs_are_merged_line_by_line(ready: Checkout) -> None:
-    handover = commands(
-        ("redis", script("printf 'one\\ntw'; sleep 0.4; printf 'o\\n'; echo error >&2")),
-        ("postgres", script("sleep 0.2; echo first; printf 'no newline'; exit 3")),
-    )
+def test_followed_logs_are_merged_line_by_line(ready: Checkout, tmp_path: Path) -> None:
+    """In the order in which they come: each waits for the other, and a little for the launcher."""
+    begun, done = tmp_path / "begun", tmp_path / "done"
+    wait = "until test -e {}; do sleep 0.1; done; sleep 0.5; "
+    one = f"printf 'one\\ntw'; touch {begun}; {wait.format(done)} printf 'o\\n'; echo error >&2"
+    other = f"{wait.format(begun)} echo first; printf 'no newline'; touch {done}; exit 3"
+    handover = commands(("redis", script(one)), ("postgres", script(other)))
     result = ready.run("logs", "-f", "-n", "9", "redis", STUB_HANDOVER=handover)
     (call,) = ready.calls()
     assert call["argv"][:3] == ["playbooks/logs.yml", "--tags", "redis"]
@@ -213,7 +215,7 @@ def test_following_ends_with_all_it_started(
 
 
 def test_ctrl_c_while_the_playbook_looks(ready: Checkout) -> None:
-    process = ready.start("psql", STUB_HANDOVER=SHELL, STUB_SLEEPS="30")
+    process = ready.start("psql", STUB_HANDOVER=SHELL, STUB_SLEEPS="900")
     wait_until(ready.calls_file.exists)
     time.sleep(0.2)
     os.killpg(process.pid, signal.SIGINT)
