@@ -54,10 +54,10 @@ def in_use(stack: Stack) -> dict[str, str]:
 
 
 def switched_to_a_new_volume(stack: Stack) -> Callable[[], bool]:
-    """A moment: the record names other volumes as those in use."""
+    """A moment: the record names another volume as PostgreSQL's than the one now in use."""
     record = stack.state / "volumes.json"
-    before = json.loads(record.read_text())["current"]
-    return lambda: json.loads(record.read_text())["current"] != before
+    before = in_use(stack)["postgres"]
+    return lambda: json.loads(record.read_text())["current"].get("postgres", before) != before
 
 
 def backups(stack: Stack) -> list[dict[str, Any]]:
