@@ -108,13 +108,20 @@ def unchanged_services(
         if one["found"] and one == observed["remembered"].get(name) and not changed_secrets
     ]
     well = [name for name in same if name == "network" or is_running_well(observed, name)]
+    if "agentos" in same and "redis" not in well and is_running(observed, "agentos"):
+        well.append("agentos")  # it says that it is not well while Redis is not, and recovers
     return [name for name in well if not {*PROVED_WITH.get(name, ())} - {*well}]
 
 
-def is_running_well(observed: dict[str, Any], service: str) -> bool:
-    """Whether a service's container runs, is healthy, and the engine changed nothing under it."""
+def is_running(observed: dict[str, Any], service: str) -> bool:
+    """Whether a service's container runs, and the engine changed nothing under it."""
     found = observed["services"][service]
-    return found["state"] == "running" and is_well(found) and not found["drift"]
+    return found["state"] == "running" and not found["drift"]
+
+
+def is_running_well(observed: dict[str, Any], service: str) -> bool:
+    """Whether a service's container runs, and was healthy at its last health check."""
+    return is_running(observed, service) and is_well(observed["services"][service])
 
 
 def as_it_is(

@@ -374,7 +374,8 @@ def test_secrets_come_only_through_files(role: str) -> None:
 @pytest.mark.parametrize("role", ["postgres", "redis", "pgadmin"])
 def test_live_secrets_are_mounted_as_a_folder_and_applied(role: str) -> None:
     """A file that is mounted by itself would stay the old one."""
-    present, applied = (t["secret_files"] for t in tasks(role, "present") if "secret_files" in t)
+    present, *_ = (t["secret_files"] for t in tasks(role, "present") if "secret_files" in t)
+    (applied,) = (t["secret_files"] for t in tasks(role, "settle") if "secret_files" in t)
     secrets = set(
         re.findall(r"\{([a-z_]+)(?:\|[a-z]+)?\}", str(present["files"]) + str(internal(role)))
     )

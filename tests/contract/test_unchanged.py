@@ -64,6 +64,24 @@ def test_what_is_to_be_different_is_looked_into(filters: ModuleType) -> None:
     assert set(unchanged) == {*SERVICES, "network"} - {"pgadmin"}
 
 
+@pytest.mark.parametrize("differing", [{"health": "unhealthy"}, {"failing": True}])
+def test_agentos_is_not_blamed_for_a_redis_that_is_away(
+    filters: ModuleType, differing: dict[str, Any]
+) -> None:
+    away = {"state": "exited", "health": "unhealthy"}
+    seen = observed(redis=away, agentos=differing)
+    assert set(filters.unchanged_services(seen, WANTED, [])) == {
+        "postgres",
+        "agentos",
+        "pgadmin",
+        "network",
+    }
+    stopped = observed(redis=away, agentos={"state": "exited"})
+    assert "agentos" not in filters.unchanged_services(stopped, WANTED, [])
+    other = observed(redis=away, agentos=differing | {"found": "another"})
+    assert "agentos" not in filters.unchanged_services(other, WANTED, [])
+
+
 def test_agentos_is_proved_with_its_postgresql_alone(filters: ModuleType) -> None:
     unchanged = filters.unchanged_services(observed(postgres={"found": "another"}), WANTED, [])
     assert set(unchanged) == {"redis", "pgadmin", "network"}

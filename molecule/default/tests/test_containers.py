@@ -133,8 +133,8 @@ def test_agentos_is_not_given_the_database_owner_s_password(stack: Stack) -> Non
 
 def test_secrets_are_in_files_only_their_owner_can_reach(stack: Stack) -> None:
     assert stack.state.stat().st_mode & 0o777 == 0o700
-    for folder in stack.state.iterdir():
-        assert folder.stat().st_mode & 0o777 == 0o700, folder
+    for path in stack.state.iterdir():
+        assert path.stat().st_mode & 0o777 == (0o700 if path.is_dir() else 0o600), path
     for secret in (stack.state / "secrets").iterdir():
         assert secret.stat().st_mode & 0o777 == 0o600, secret
     assert stack.env_file.stat().st_mode & 0o777 == 0o600
