@@ -102,10 +102,12 @@ def unchanged_services(
     that this run changed.
     """
     now = as_it_is(observed, described, list(SERVICES))
+    left_behind = {one["service"] for one in observed["others"]}  # by a run that was interrupted
     same = [
         name
         for name, one in now.items()
-        if one["found"] and one == observed["remembered"].get(name) and not changed_secrets
+        if one["found"] and one == observed["remembered"].get(name)
+        if name not in left_behind and not changed_secrets
     ]
     well = [name for name in same if name == "network" or is_running_well(observed, name)]
     if "agentos" in same and "redis" not in well and is_running(observed, "agentos"):

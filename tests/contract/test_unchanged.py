@@ -28,6 +28,7 @@ def observed(**differing: dict[str, Any]) -> dict[str, Any]:
     return {
         "services": {name: service(name, **differing.get(name, {})) for name in SERVICES},
         "network": {"found": "found network", **differing.get("network", {})},
+        "others": [],
         "remembered": {
             name: {"description": WANTED[name], "found": f"found {name}"} for name in names
         },
@@ -92,6 +93,12 @@ def test_what_is_not_there_is_looked_into(filters: ModuleType) -> None:
     del seen["services"]["redis"]
     seen["network"] = None
     assert set(filters.unchanged_services(seen, WANTED, [])) == {*SERVICES} - {"redis"}
+
+
+def test_what_an_interrupted_run_left_is_looked_into(filters: ModuleType) -> None:
+    seen = observed() | {"others": [{"service": "agentos", "container": "hyvve_agentos_migrate"}]}
+    unchanged = filters.unchanged_services(seen, WANTED, [])
+    assert set(unchanged) == {*SERVICES, "network"} - {"agentos"}
 
 
 def test_all_is_looked_into_when_a_secret_changed(filters: ModuleType) -> None:
