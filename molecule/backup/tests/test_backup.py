@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -220,6 +222,41 @@ class TestBadInput:
             subprocess.run(["umount", folder], check=True)
             folder.rmdir()
             aside.rename(folder)
+
+    def test_a_disk_that_fills_up_on_the_way(self, stack: Stack, tmp_path: Path) -> None:
+        if os.geteuid() != 0:
+            pytest.skip("mounting takes root")
+        folder = stack.state / "backups"
+        aside = folder.with_name("backups-aside")
+        folder.rename(aside)
+        folder.mkdir(0o700)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300m", "tmpfs", folder], check=True)
+        filler = folder / ".filler"
+        try:
+            run = faults.begin(stack, "backup", "-e", "backup_name=cut")
+            # There was room when it began; by the time that it copies there is none.
+            while not list(folder.iterdir()):
+                assert run.poll() is None
+            while run.poll() is None:
+                fill_up(filler)
+                time.sleep(0.05)
+            output = run.communicate(timeout=PATIENCE)[0]
+            assert run.returncode != 0, output
+            assert "No space left on device" in output or "disk is full" in output, output
+            assert "Traceback" not in output
+            filler.unlink()
+            assert list(folder.iterdir()) == []
+        finally:
+            subprocess.run(["umount", folder], check=True)
+            folder.rmdir()
+            aside.rename(folder)
+
+
+def fill_up(path: Path) -> None:
+    """Write to a file until its disk takes no more."""
+    with contextlib.suppress(OSError), open(path, "ab", buffering=0) as file:
+        while file.write(bytes(1 << 20)):
+            pass
 
 
 Moment = Callable[[Stack], Callable[[], bool]]

@@ -190,3 +190,11 @@ def test_after_down_and_up(stack: Stack, chromium: Browser) -> None:
     stack.converge()
     with visit(chromium, "up") as page:
         query(page)
+
+
+def test_after_an_upgrade(stack: Stack, chromium: Browser) -> None:
+    upgraded = stack.play("upgrade", "-e", "upgrade_to=18")
+    assert upgraded.returncode == 0, upgraded.stdout + upgraded.stderr
+    with visit(chromium, "upgrade") as page:
+        query(page)
+    assert stack.sql("SHOW server_version").startswith("18")

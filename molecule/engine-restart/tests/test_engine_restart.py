@@ -8,6 +8,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import faults
 import psycopg
 import pytest
 import redis
@@ -80,3 +81,22 @@ def test_killed_with_a_stale_pid_file(stack: Stack) -> None:
             other.terminate()
     eventually(lambda: all_healthy(stack))
     assert read(stack) == ("before the kill",) * 2
+
+
+def test_killed_while_a_backup_is_restored(stack: Stack) -> None:
+    write(stack, "in the backup")
+    made = stack.play("backup", "-e", "backup_name=before")
+    assert made.returncode == 0, made.stdout + made.stderr
+    write(stack, "since then")
+    run = faults.begin(stack, "restore", "-e", "restore_name=before")
+    job = faults.job_runs(stack, "postgres", "load")
+    while not job():
+        assert run.poll() is None, run.communicate()[0]
+    end_engine(signal.SIGKILL)
+    output = run.communicate(timeout=PATIENCE)[0]
+    assert run.returncode != 0 and "Traceback" not in output, output
+    stack.converge()
+    assert read(stack) == ("since then",) * 2
+    again = stack.play("restore", "-e", "restore_name=before")
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert read(stack) == ("in the backup",) * 2
