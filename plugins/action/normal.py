@@ -16,10 +16,11 @@ import importlib
 import importlib.util
 import io
 import json
+import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,11 @@ class ActionModule(Builtin):  # type: ignore[misc, valid-type]
         """Return what the module said: {rc, stdout, stderr, ...}."""
         if self._main is None:
             return dict(super()._low_level_execute_command(*args, **options))
-        with tempfile.TemporaryDirectory(dir=C.DEFAULT_LOCAL_TMP) as scratch:
+        with (
+            tempfile.TemporaryDirectory(dir=C.DEFAULT_LOCAL_TMP) as scratch,
+            contextlib.chdir(self._loader.get_basedir()),  # where Ansible starts modules
+            interruptible(),
+        ):
             return call(self._main, {**self._arguments, "_ansible_tmpdir": scratch})
 
     def _is_here(self, variables: dict[str, Any]) -> bool:
@@ -101,6 +106,20 @@ class ActionModule(Builtin):  # type: ignore[misc, valid-type]
         else:
             return None
         return module.main  # type: ignore[no-any-return]
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Let Ctrl-C end a module in such a way that it can tidy up; a worker would end at once."""
+
+    def leave(number: int, frame: Any) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGINT, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def call(main: Callable[[], None], arguments: dict[str, Any]) -> dict[str, Any]:

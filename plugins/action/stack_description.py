@@ -7,6 +7,7 @@ import json
 import os
 import re
 import sys
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +18,18 @@ PROJECT = PLUGINS.parent
 sys.path.insert(0, str(PLUGINS / "module_utils"))
 from dev_stack import tree_digest
 
-# What a run finds out, which later tasks decide by, rather than what it is told. Somebody's own value
-# for one of these is told: they count as they are written down, without what they are made from.
-FOUND_OUT: tuple[str, ...] = (
-    "_healthy",
-    "_state",
-    "_image",
-    "_image_source",
-    "_migrated_with",
-    "_settled",
-)
-FOUND_OUT += ("images_observed", "images_chosen", "images_wanted", "images_volumes")
+# What a run makes of what it was told and found, and changes on the way: not looked into.
+MADE_ON_THE_WAY = {
+    "images_chosen",
+    "stack_changed_secrets",
+    "stack_entered",
+    "stack_secrets_suspect",
+    "stack_selected",
+}
 WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-ENVIRONMENT = re.compile(r"env'\s*,\s*'([A-Za-z_]+)'")
+LOOKUP = re.compile(r"\b(?:lookup|query|q)\s*\(")
+ENVIRONMENT = re.compile(r"\blookup\(\s*'(?:ansible\.builtin\.)?env'\s*,\s*'(\w+)'\s*\)")
+REQUIREMENTS = ("requirements.txt", "requirements-collections.txt")
 
 
 class ActionModule(ActionBase):
@@ -46,16 +46,20 @@ class ActionModule(ActionBase):
         stable = variables | {"engine_observed": what_stays(observed)}
         code = [
             str(variables["ansible_version"]["full"]),
-            (PROJECT / "requirements.txt").read_text(encoding="utf-8"),
+            *((PROJECT / name).read_text(encoding="utf-8") for name in REQUIREMENTS),
             *(tree_digest(str(PROJECT / folder)) for folder in ("plugins", "playbooks")),
         ]
         images = [
             *(tree_digest(str(PROJECT / folder)) for folder in ("roles/images", "agents")),
-            inputs("images", stable),
+            inputs("images", stable, self._templar.template),
         ]
         described = {}
         for role in self._task.args["roles"]:
-            parts = [tree_digest(str(PROJECT / "roles" / role)), inputs(role, stable), *code]
+            parts = [
+                tree_digest(str(PROJECT / "roles" / role)),
+                inputs(role, stable, self._templar.template),
+                *code,
+            ]
             parts += images if role != "network" else []
             described[role] = hashlib.sha256("\0".join(parts).encode()).hexdigest()
         return result | {"changed": False, "services": described}
@@ -70,23 +74,39 @@ def what_stays(observed: dict[str, Any]) -> dict[str, Any]:
     return {"engine": engine, "machine": observed["machine"], "current": observed["current"]}
 
 
-def inputs(role: str, variables: dict[str, Any]) -> str:
+def inputs(role: str, variables: dict[str, Any], template: Callable[[Any], Any]) -> str:
     """All that a role's variables are made from, as text, by name and in order.
 
-    Nothing is templated, which would take longer than all else: what a template names is looked up as
-    it is written, and so on, with the environment variables that it reads.
+    What a template names is looked up as it is written, and so on, with the environment variables
+    that it reads: to template all of it would take longer than all else. That is done (`template`)
+    only where something is looked up elsewhere, in a file for example.
     """
     found: dict[str, Any] = {}
     left = [name for name in variables if name.startswith(f"{role}_")]
     while left:
         name = left.pop()
-        if name in found:
+        if name in found or name in MADE_ON_THE_WAY:
             continue
         found[name] = variables[name]
-        if name.endswith(FOUND_OUT) or name == "engine_observed":
+        if name == "engine_observed":
             continue
-        text = json.dumps(variables[name], default=str)
-        for variable in ENVIRONMENT.findall(text):
+        text = "\n".join(strings(variables[name]))
+        read = ENVIRONMENT.findall(text)
+        for variable in read:
             found[f"${variable}"] = os.environ.get(variable)
+        if len(LOOKUP.findall(text)) > len(read):
+            found[f"={name}"] = template(variables[name])
         left += [word for word in set(WORD.findall(text)) if word in variables]
     return json.dumps(sorted(found.items()), default=str)
+
+
+def strings(value: Any) -> Iterator[str]:
+    """All strings in a variable."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for pair in value.items():
+            yield from strings(pair)
+    elif isinstance(value, list | tuple):
+        for one in value:
+            yield from strings(one)

@@ -101,7 +101,7 @@ def unchanged_services(
     Takes what was observed, the digests of what is wanted (stack_description), and the secrets
     that this run changed.
     """
-    now = as_it_is(observed, described, list(SERVICES))
+    now = as_it_is(observed, described, [*SERVICES, "network"])
     left_behind = {one["service"] for one in observed["others"]}  # by a run that was interrupted
     same = [
         name
@@ -110,8 +110,10 @@ def unchanged_services(
         if name not in left_behind and not changed_secrets
     ]
     well = [name for name in same if name == "network" or is_running_well(observed, name)]
-    if "agentos" in same and "redis" not in well and is_running(observed, "agentos"):
-        well.append("agentos")  # it says that it is not well while Redis is not, and recovers
+    if "agentos" in same and "agentos" not in well and is_running(observed, "agentos"):
+        # It says that it is not well while Redis is not, and recovers once this run has mended that.
+        if "redis" in now and not is_running_well(observed, "redis"):
+            well.append("agentos")
     return [name for name in well if not {*PROVED_WITH.get(name, ())} - {*well}]
 
 
@@ -129,9 +131,11 @@ def is_running_well(observed: dict[str, Any], service: str) -> bool:
 def as_it_is(
     observed: dict[str, Any], described: dict[str, str], services: list[str]
 ) -> dict[str, dict[str, str | None]]:
-    """{service: {description, found}} of those that are there, and of the network."""
+    """{service: {description, found}} of those of some services, or `network`, that are there."""
     there = {s: observed["services"][s] for s in services if s in observed["services"]}
-    there |= {"network": observed["network"]} if observed["network"] else {}
+    there |= (
+        {"network": observed["network"]} if observed["network"] and "network" in services else {}
+    )
     return {
         name: {"description": described[name], "found": one["found"]}
         for name, one in there.items()
@@ -142,7 +146,7 @@ def as_it_is(
 def remembered(
     observed: dict[str, Any], described: dict[str, str], services: list[str]
 ) -> dict[str, dict[str, str | None]]:
-    """What to remember once a run has made these services right; that of others stays as it was."""
+    """What to remember once a run has looked into these; what is known of others stays as it was."""
     return {**observed["remembered"], **as_it_is(observed, described, services)}
 
 

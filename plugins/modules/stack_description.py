@@ -10,7 +10,7 @@ description:
   - For each role, a digest of its files, of every variable with its prefix, of the plugins and
     playbooks, of what images are made from, and of Ansible's version. As long as it stays the same, and
     what it describes stays as C(stack_info) found it, the role would find nothing to do.
-  - What is left out on purpose is what a run finds out (C(FOUND_OUT) in the action plugin).
+  - What is left out on purpose is what a run makes on the way (C(MADE_ON_THE_WAY) in the action plugin).
 options:
   roles:
     description: Names of roles.

@@ -151,23 +151,25 @@ class Found:
     def __init__(self, state: Path) -> None:
         """Take the stack's state directory."""
         self.state = state
-        key = state / "secrets" / "fingerprint_key"
-        self.key = read_secret(key) if key.exists() else ""
+        try:
+            self.key = read_secret(state / "secrets" / "fingerprint_key")
+        except (OSError, ValueError):
+            self.key = ""
 
     def digest(self, what: Any) -> str | None:
         """A digest of what the engine tells, or of files."""
         return fingerprint(self.key, json.dumps(what, sort_keys=True)) if self.key else None
 
     def files(self, service: str) -> list[tuple[str, int, str]]:
-        """The secrets, and the files of a service: path, mode, content."""
-        paths = [
-            path
-            for folder in ("secrets", f"{service}*")
-            for path in self.state.glob(f"{folder}/**/*")
-            if path.is_file()
-        ]
+        """The secrets, and the files and folders of a service: path, mode, content. Raises OSError."""
+        tops = [self.state / "secrets", *self.state.glob(f"{service}*")]
+        paths = [path for top in tops for path in (top, *top.rglob("*"))]
         return [
-            (str(path), path.stat().st_mode, path.read_bytes().decode(errors="backslashreplace"))
+            (
+                str(path),
+                path.stat().st_mode,
+                path.read_bytes().decode(errors="backslashreplace") if path.is_file() else "",
+            )
             for path in sorted(paths)
         ]
 
@@ -184,7 +186,10 @@ class Found:
         }
         mounts = sorted(data["Mounts"], key=lambda mount: str(mount["Destination"]))
         parts = [data["Id"], data["Image"], data["Config"], data["HostConfig"], mounts, joined]
-        return self.digest([*parts, volume, self.files(service)])
+        try:
+            return self.digest([*parts, volume, self.files(service)])
+        except OSError:  # another user's, or changing this moment
+            return None
 
 
 def describe(client: Any, data: dict[str, Any], network: str) -> dict[str, Any]:

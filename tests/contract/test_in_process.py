@@ -2,18 +2,23 @@
 
 import json
 import os
+import signal
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from .project import ROOT
+from .project import ROOT, load_plugin
 
 # Each fails, warns, changes or hides something in its own way. What they return is kept by name.
 TASKS: dict[str, dict[str, Any]] = {
     "fails_clearly": {"env_file": {"path": "{{ place }}/env", "secrets": "{{ place }}/none", "variables": {"A": "{a}"}}},
     "changes": {"env_file": {"path": "{{ place }}/env", "secrets": "{{ place }}/secrets", "variables": {"A": "{a}"}}},
+    "writes_beside_the_playbook": {
+        "env_file": {"path": "relative.env", "secrets": "{{ place }}/secrets", "variables": {"A": "{a}"}}
+    },
     "would_change": {
         "env_file": {"path": "{{ place }}/env2", "secrets": "{{ place }}/secrets", "variables": {"A": "{a}"}},
         "check_mode": True,
@@ -102,3 +107,22 @@ def test_the_worker_starts_no_interpreter(ways: list[tuple[dict[str, Any], str]]
     (_, worker), (_, process) = ways
     assert process.count("AnsiballZ_env_file.py") and not worker.count("AnsiballZ_env_file.py")
     assert "AnsiballZ_ping.py" in worker  # others' modules are run as ever
+
+
+def test_a_relative_path_is_the_playbook_s(ways: list[tuple[dict[str, Any], str]]) -> None:
+    for results, _ in ways:
+        assert results["writes_beside_the_playbook"]["changed"]
+        assert not (ROOT / "relative.env").exists()
+
+
+def test_ctrl_c_lets_a_module_tidy_up() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    tidied = []
+    with pytest.raises(SystemExit), load_plugin("action", "normal").interruptible():
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(10)
+        finally:
+            tidied.append(True)
+    assert tidied
+    assert signal.getsignal(signal.SIGINT) is before

@@ -1,11 +1,13 @@
 """What a run leaves out: digests of what is wanted, and the decision (see docs/architecture.md)."""
 
+import os
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
-from .project import SERVICES, load_plugin, read_yaml
+from .project import SERVICES, load_plugin, read_yaml, settings
 
 WANTED = {name: f"wanted {name}" for name in (*SERVICES, "network")}
 
@@ -83,6 +85,17 @@ def test_agentos_is_not_blamed_for_a_redis_that_is_away(
     assert "agentos" not in filters.unchanged_services(other, WANTED, [])
 
 
+def test_agentos_that_is_ill_by_itself_is_looked_into(filters: ModuleType) -> None:
+    ill = {"health": "unhealthy"}
+    others = {*SERVICES, "network"} - {"agentos"}
+    # Redis is well and only to be different; or it is not in the run, which will not mend it.
+    unchanged = filters.unchanged_services(observed(agentos=ill), WANTED | {"redis": "new"}, [])
+    assert set(unchanged) == others - {"redis"}
+    without = {name: text for name, text in WANTED.items() if name != "redis"}
+    seen = observed(agentos=ill, redis={"state": "exited"})
+    assert set(filters.unchanged_services(seen, without, [])) == others - {"redis"}
+
+
 def test_agentos_is_proved_with_its_postgresql_alone(filters: ModuleType) -> None:
     unchanged = filters.unchanged_services(observed(postgres={"found": "another"}), WANTED, [])
     assert set(unchanged) == {"redis", "pgadmin", "network"}
@@ -115,7 +128,7 @@ def test_nothing_is_left_out_that_is_not_remembered(
 
 def test_only_what_a_run_was_about_is_remembered_anew(filters: ModuleType) -> None:
     seen = observed() | {"remembered": {"pgadmin": "as it was"}}
-    assert filters.remembered(seen, WANTED, ["redis"]) == {
+    assert filters.remembered(seen, WANTED, ["redis", "network"]) == {
         "pgadmin": "as it was",
         "redis": {"description": "wanted redis", "found": "found redis"},
         "network": {"description": "wanted network", "found": "found network"},
@@ -128,7 +141,8 @@ VARIABLES: dict[str, Any] = {
     "redis_memory": "512m",
     "redis_files_dir": "{{ place }}/redis",
     "redis_port": "{{ lookup('ansible.builtin.env', 'SOME_PORT') | default(6379, true) }}",
-    "redis_healthy": "{{ engine_observed.services.redis.healthy }}",
+    "redis_healthy": "{{ engine_observed.services.redis.healthy and not stack_secrets_suspect }}",
+    "stack_secrets_suspect": False,
     "redis_options": {"list": ["{{ deep }}"]},
     "place": "{{ deeper }}",
     "deeper": "/here",
@@ -137,6 +151,14 @@ VARIABLES: dict[str, Any] = {
     "postgres_memory": "1g",
     "engine_observed": {"machine": {}, "engine": {}, "current": {}},
 }
+
+
+def digest(description: ModuleType, differing: dict[str, Any] | None = None) -> str:
+    """What the role redis is made from; what looks further is templated to what the environment has."""
+    text: str = description.inputs(
+        "redis", VARIABLES | (differing or {}), lambda _: dict(os.environ)
+    )
+    return text
 
 
 @pytest.mark.parametrize(
@@ -153,24 +175,39 @@ VARIABLES: dict[str, Any] = {
 def test_whatever_a_role_s_variables_are_made_from_counts(
     description: ModuleType, name: str, value: Any
 ) -> None:
-    with_it = VARIABLES | {"redis_at": "{{ engine_observed.machine }}"}
-    assert description.inputs("redis", with_it) != description.inputs(
-        "redis", with_it | {name: value}
-    )
+    assert digest(description) != digest(description, {name: value})
 
 
-@pytest.mark.parametrize("name", ["unrelated", "postgres_memory", "engine_observed"])
+@pytest.mark.parametrize("name", ["unrelated", "postgres_memory", "stack_secrets_suspect"])
 def test_nothing_else_counts(description: ModuleType, name: str) -> None:
-    other = VARIABLES | {name: "another"}
-    assert description.inputs("redis", VARIABLES) == description.inputs("redis", other)
+    assert digest(description) == digest(description, {name: "another"})
 
 
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("{{ lookup('ansible.builtin.env', 'SOME_PORT') | default(6379, true) }}", "SOME_PORT"),
+        ("{{ lookup('env', 'SOME_2') }}", "SOME_2"),
+        ('{{ lookup("env", "SOME_PORT") }}', "SOME_PORT"),
+        ("{{ query('env', 'OTHER', 'SOME_PORT') }}", "SOME_PORT"),
+    ],
+)
 def test_environment_variables_that_are_read_count(
-    description: ModuleType, monkeypatch: pytest.MonkeyPatch
+    description: ModuleType, monkeypatch: pytest.MonkeyPatch, text: str, name: str
 ) -> None:
-    before = description.inputs("redis", VARIABLES)
-    monkeypatch.setenv("SOME_PORT", "7000")
-    assert description.inputs("redis", VARIABLES) != before
+    reader = {"redis_port": text}
+    before = digest(description, reader)
+    monkeypatch.setenv(name, "7000")
+    assert digest(description, reader) != before
+
+
+def test_what_is_looked_up_elsewhere_counts(description: ModuleType) -> None:
+    reader = {"deep": {"of": ["{{ lookup('ansible.builtin.file', 'some') | from_yaml }}"]}}
+    one, other = (
+        description.inputs("redis", VARIABLES | reader, lambda _, content=content: content)
+        for content in ("this", "that")
+    )
+    assert one != other
 
 
 def test_what_changes_from_one_look_to_the_next_does_not_count(description: ModuleType) -> None:
@@ -186,26 +223,13 @@ def test_what_changes_from_one_look_to_the_next_does_not_count(description: Modu
     assert description.what_stays(look | {"current": {}}) != stays
 
 
-def test_what_a_run_finds_out_is_named_and_wired(description: ModuleType) -> None:
-    """An ending that matches nothing would be a leftover, one too broad would hide settings."""
+def test_what_is_made_on_the_way_is_that_and_no_setting(description: ModuleType) -> None:
     wiring = read_yaml("inventory/group_vars/all/wiring.yml")
-    settings = read_yaml("inventory/group_vars/all/settings.yml")
-    names = [name for name in wiring if name.endswith(description.FOUND_OUT)]
-    roles = ("images_", *(f"{service}_" for service in SERVICES))
-    assert {name for name in names if name.startswith(roles)} == {
-        "images_observed",
-        "images_volumes",
-        "images_wanted",
-        "agentos_image",
-        "agentos_migrated_with",
-        *(f"{name}_image" for name in ("postgres", "redis", "pgadmin")),
-        *(f"{name}_image_source" for name in ("postgres", "redis", "pgadmin")),
-        *(f"{name}_healthy" for name in ("postgres", "redis")),
-    }
-    assert not [name for name in settings if name.endswith(description.FOUND_OUT)]
+    assert description.MADE_ON_THE_WAY - {"images_chosen"} <= set(wiring)
+    assert not description.MADE_ON_THE_WAY & set(settings())
 
 
-def test_digests_of_what_is_found_differ_by_each_part(tmp_path: Any) -> None:
+def test_digests_of_what_is_found_differ_by_each_part(tmp_path: Path) -> None:
     found = load_plugin("modules", "stack_info").Found
     data: dict[str, Any] = {
         "Id": "0123456789abcdef",
@@ -241,6 +265,28 @@ def test_digests_of_what_is_found_differ_by_each_part(tmp_path: Any) -> None:
     for path in ("redis/mounted/redis.conf", "secrets/redis_password"):
         (tmp_path / path).write_text("other")
         digests.add(found(tmp_path).container(data, "redis", None))
-    (tmp_path / "redis/mounted/redis.conf").chmod(0o600)
-    digests.add(found(tmp_path).container(data, "redis", None))
-    assert len(digests) == len(others) + 4 and digest not in digests
+    for path in ("redis/mounted/redis.conf", "redis/mounted", "redis"):
+        (tmp_path / path).chmod(0o711)
+        digests.add(found(tmp_path).container(data, "redis", None))
+    assert len(digests) == len(others) + 6 and digest not in digests
+
+
+def test_files_that_cannot_be_read_are_looked_into(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are another user's, or a run writes them this moment: observing goes on."""
+    found = load_plugin("modules", "stack_info").Found
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets/fingerprint_key").write_text("key")
+    data: dict[str, Any] = {"Id": "1", "Image": "", "Config": {}, "HostConfig": {}, "Mounts": []}
+    data["NetworkSettings"] = {"Networks": {}}
+    digests = found(tmp_path)
+    assert digests.container(data, "redis", None)
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    assert digests.container(data, "redis", None) is None
+    monkeypatch.setattr(Path, "read_text", refuse)
+    assert found(tmp_path).key == ""
