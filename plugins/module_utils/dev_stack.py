@@ -10,6 +10,7 @@ import os
 import platform
 import re
 import shutil
+import signal
 import tarfile
 from collections.abc import Iterator
 from contextlib import closing
@@ -42,6 +43,16 @@ def process_name(number: int | None = None) -> str:
 
     process = psutil.Process(number)
     return f"{platform.node()}:{process.pid}:{int(process.create_time())}"
+
+
+def tidy_up_when_ended() -> None:
+    """Have signals that would end this process at once end it as Ctrl-C does: `finally` is done."""
+
+    def leave(number: int, frame: Any) -> None:
+        raise SystemExit(128 + number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, leave)
 
 
 def is_alive(run: str) -> bool:

@@ -69,7 +69,14 @@ import time
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.dev_stack import RUN_VARIABLE, connect, explain, is_alive, tell
+from ansible.module_utils.dev_stack import (
+    RUN_VARIABLE,
+    connect,
+    explain,
+    is_alive,
+    tell,
+    tidy_up_when_ended,
+)
 
 LINES = 8  # of what a step that failed said
 
@@ -191,11 +198,6 @@ def why(message: dict[str, Any], step: str, output: str) -> str:
     return with_last_lines(reason, output)
 
 
-def end(number: int, frame: Any) -> None:
-    """Leave as Ctrl-C does, so that the builds are taken along."""
-    raise SystemExit(128 + number)
-
-
 def main() -> None:
     """Entry point."""
     module = AnsibleModule(
@@ -220,8 +222,7 @@ def main() -> None:
     )
     if module.check_mode:
         module.exit_json(changed=True, seconds={})
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, end)
+    tidy_up_when_ended()
     p = module.params
     builds = Builds(p["docker_host"], p["images"], p["timeout"])
     failure = builds.run()

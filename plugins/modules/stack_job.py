@@ -35,7 +35,6 @@ author: HYVVE
 """
 
 import os
-import signal
 import time
 from typing import Any
 
@@ -47,6 +46,7 @@ from ansible.module_utils.dev_stack import (
     explain,
     is_alive,
     tell,
+    tidy_up_when_ended,
 )
 
 LINES = 8  # of what a job that failed said
@@ -103,11 +103,6 @@ def wait(client: Any, names: list[str]) -> tuple[dict[str, Any], str]:
     return results, ""
 
 
-def end(number: int, frame: Any) -> None:
-    """Leave as Ctrl-C does, so that the jobs are taken along."""
-    raise SystemExit(128 + number)
-
-
 def main() -> None:
     """Entry point."""
     module = AnsibleModule(
@@ -121,8 +116,7 @@ def main() -> None:
     if module.check_mode:
         module.exit_json(changed=False, jobs={})
     names = module.params["containers"]
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, end)
+    tidy_up_when_ended()
     failure = ""
     results: dict[str, Any] = {}
     try:

@@ -205,51 +205,47 @@ class TestBadInput:
             told = self.refused(stack, "restore", f"restore_name={SMALL}")
         assert "my-worker" in told
 
-    def test_a_disk_without_room(self, stack: Stack, tmp_path: Path) -> None:
-        if os.geteuid() != 0:
-            pytest.skip("mounting takes root")
-        folder = stack.state / "backups"
-        aside = folder.with_name("backups-aside")
-        folder.rename(aside)
-        folder.mkdir(0o700)
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", folder], check=True)
-        try:
+    def test_a_disk_without_room(self, stack: Stack) -> None:
+        with disk_of(stack, 8) as folder:
             result = stack.play("backup")
             assert result.returncode != 0
             assert "MB free, and this may take" in result.stderr
             assert list(folder.iterdir()) == []
-        finally:
-            subprocess.run(["umount", folder], check=True)
-            folder.rmdir()
-            aside.rename(folder)
 
-    def test_a_disk_that_fills_up_on_the_way(self, stack: Stack, tmp_path: Path) -> None:
-        if os.geteuid() != 0:
-            pytest.skip("mounting takes root")
-        folder = stack.state / "backups"
-        aside = folder.with_name("backups-aside")
-        folder.rename(aside)
-        folder.mkdir(0o700)
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300m", "tmpfs", folder], check=True)
-        filler = folder / ".filler"
-        try:
+    def test_a_disk_that_fills_up_on_the_way(self, stack: Stack) -> None:
+        with disk_of(stack, 300) as folder:
             run = faults.begin(stack, "backup", "-e", "backup_name=cut")
             # There was room when it began; by the time that it copies there is none.
             while not list(folder.iterdir()):
                 assert run.poll() is None
             while run.poll() is None:
-                fill_up(filler)
+                fill_up(folder / ".filler")
                 time.sleep(0.05)
             output = run.communicate(timeout=PATIENCE)[0]
             assert run.returncode != 0, output
             assert "No space left on device" in output or "disk is full" in output, output
             assert "Traceback" not in output
-            filler.unlink()
+            (folder / ".filler").unlink()
             assert list(folder.iterdir()) == []
-        finally:
-            subprocess.run(["umount", folder], check=True)
-            folder.rmdir()
-            aside.rename(folder)
+
+
+@contextlib.contextmanager
+def disk_of(stack: Stack, megabytes: int) -> Iterator[Path]:
+    """A small disk of its own for the stack's backups; the folder of backups on it."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting takes root")
+    folder = stack.state / "backups"
+    aside = folder.with_name("backups-aside")
+    folder.rename(aside)
+    folder.mkdir(0o700)
+    size = f"size={megabytes}m"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", folder], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", folder], check=True)
+        folder.rmdir()
+        aside.rename(folder)
 
 
 def fill_up(path: Path) -> None:
