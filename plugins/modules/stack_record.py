@@ -28,7 +28,9 @@ options:
     type: dict
     default: {}
   loading:
-    description: Volumes that are being made. They are of no use if the run ends before it records them.
+    description:
+      - Volumes that are being made, or are about to be removed. They are of no use if the run ends on the
+        way, and the next one removes them.
     type: list
     elements: str
     default: []
