@@ -30,9 +30,9 @@ SECRET = "the password is swordfish"
 UNKNOWN = "00000000-unknown"
 
 WHO = {
-    "another user": token("acme", "bob", scopes=SCOPES),
-    "same name, another tenant": token("evil", "alice", scopes=SCOPES),
-    "another tenant's administrator": token("evil", "root", scopes=["agent_os:admin"]),
+    "another user": lambda: token("acme", "bob", scopes=SCOPES),
+    "same name, another tenant": lambda: token("evil", "alice", scopes=SCOPES),
+    "another tenant's administrator": lambda: token("evil", "root", scopes=["agent_os:admin"]),
 }
 
 
@@ -201,7 +201,7 @@ def without_ids(text: str, ids: dict[str, str]) -> str:
 def test_foreign_ids_are_unknown_ids(world: World, who: str) -> None:
     before = world.rows()
     unknown = {name: f"{UNKNOWN}-{name}" for name in world.ids}
-    with world.service.client(WHO[who]) as client:
+    with world.service.client(WHO[who]()) as client:
         for method, path, rest in NAMING:
             foreign, missing = (
                 client.request(method, path.format(**ids), **filled(rest, ids))
@@ -233,7 +233,7 @@ def listed(world: World) -> dict[str, list[str]]:
 @pytest.mark.parametrize("who", WHO)
 def test_nothing_can_be_written_in_another_users_name(world: World, who: str) -> None:
     before, seen_before = world.rows(), listed(world)
-    with world.service.client(WHO[who]) as client:
+    with world.service.client(WHO[who]()) as client:
         answers = [
             client.post("/memories", json={"memory": "planted", "user_id": "acme|alice"}),
             client.post(
@@ -281,7 +281,7 @@ def test_websocket(world: World, who: str, action: str) -> None:
     before = world.rows()
 
     def answers(ids: dict[str, str]) -> str:
-        login = {"action": "authenticate", "token": WHO[who]}
+        login = {"action": "authenticate", "token": WHO[who]()}
         message = {
             "action": action,
             "workflow_id": "stack-check",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,7 +29,7 @@ PLAY = """
 def eighteen() -> Iterator[Stack]:
     """A stack of its own; it is removed afterwards."""
     yield Stack(NAME)
-    remove = [str(PROJECT / "molecule/shared/remove-test-stacks"), NAME]
+    remove = [sys.executable, str(PROJECT / "molecule/shared/remove-test-stacks"), NAME]
     subprocess.run(remove, check=True, stdout=subprocess.DEVNULL)
 
 
