@@ -19,16 +19,14 @@ from pathlib import Path
 from types import FrameType
 
 import psycopg
-from alembic import command
-from alembic.config import Config
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
+from agentos.environment import SettingsError, normalise_database_url, read_file_variable
 from agentos.schema import REVISION, ROLE, SCHEMA, TENANT_SETTING
-from agentos.settings import SettingsError, normalise_database_url, read_file_variable
 
 # A server that is away is told soon; the caller decides whether to try again.
 CONNECT_TIMEOUT_S = 10
@@ -320,6 +318,10 @@ def _upgrade(connection: Connection, found: str | None) -> list[str]:
     """Bring the schema to this code's revision."""
     if found == REVISION:
         return []
+    # Half of what this program imports, and only now is it needed.
+    from alembic import command
+    from alembic.config import Config
+
     connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
     config = Config()
     location = str(Path(__file__).parent / "migrations")

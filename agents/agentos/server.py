@@ -9,10 +9,11 @@ from pathlib import Path
 import uvicorn
 
 from agentos import __version__
+from agentos.environment import SettingsError
 from agentos.logs import log_config
 from agentos.protocol import HttpProtocol
 from agentos.reloader import Reloader
-from agentos.settings import Settings, SettingsError, load_settings
+from agentos.settings import Settings, load_settings
 
 # Running requests have this long to end after SIGTERM; Docker kills after ten seconds.
 GRACE_S = 3

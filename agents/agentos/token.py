@@ -13,7 +13,8 @@ from collections.abc import Sequence
 
 import jwt
 
-from agentos.settings import SettingsError, load_settings
+from agentos.environment import SettingsError
+from agentos.settings import load_settings
 from agentos.tokens import SUBJECT_LENGTH, TENANT
 
 # All that a user of the platform does. The rest (such as agent_os:admin) must be asked for.

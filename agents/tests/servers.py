@@ -20,7 +20,7 @@ from urllib.parse import quote
 import httpx
 import psutil  # type: ignore[import-untyped]
 import psycopg
-from agentos.settings import normalise_database_url
+from agentos.environment import normalise_database_url
 
 AGENTS = Path(__file__).parent.parent
 AUTH_SECRET = secrets.token_urlsafe(32)

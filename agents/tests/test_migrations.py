@@ -14,7 +14,7 @@ from typing import Any, LiteralString
 import psycopg
 import pytest
 from agentos import migrate, schema
-from agentos.settings import normalise_database_url
+from agentos.environment import normalise_database_url
 from agno.db.base import SessionType
 from agno.db.migrations.manager import MigrationManager
 from agno.db.postgres import AsyncPostgresDb

@@ -7,8 +7,8 @@ import time
 
 import psycopg
 import pytest
+from agentos.environment import normalise_database_url
 from agentos.probes import Readiness
-from agentos.settings import normalise_database_url
 
 from tests.servers import (
     AUTH_SECRET,

@@ -8,13 +8,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from agentos.settings import (
-    Settings,
-    SettingsError,
-    check_redis_url,
-    load_settings,
-    normalise_database_url,
-)
+from agentos.environment import SettingsError, normalise_database_url
+from agentos.settings import Settings, check_redis_url, load_settings
 from psycopg.conninfo import conninfo_to_dict
 
 from tests.servers import AGENTS

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import psycopg
 import pytest
-from agentos.settings import normalise_database_url
+from agentos.environment import normalise_database_url
 from redis import Redis
 
 from tests.servers import PATIENCE_S, Postgresql, RedisServer, Service, serving, wait_until

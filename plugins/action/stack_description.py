@@ -7,7 +7,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from ansible.plugins.action import ActionBase
 PLUGINS = Path(__file__).parent.parent
 PROJECT = PLUGINS.parent
 sys.path.insert(0, str(PLUGINS / "module_utils"))
-from dev_stack import tree_digest
+from dev_stack import file_digest, read_secret, tree_digest
 
 # What a run makes of what it was told and found, and changes on the way: not looked into.
 MADE_ON_THE_WAY = {
@@ -30,6 +30,7 @@ WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 LOOKUP = re.compile(r"\b(?:lookup|query|q)\s*\(")
 ENVIRONMENT = re.compile(r"\blookup\(\s*'(?:ansible\.builtin\.)?env'\s*,\s*'(\w+)'\s*\)")
 REQUIREMENTS = ("requirements.txt", "requirements-collections.txt")
+CONNECTION_STRINGS = ("stack_environment",)
 
 
 class ActionModule(ActionBase):
@@ -39,10 +40,15 @@ class ActionModule(ActionBase):
     _supports_check_mode = True
 
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Return {services: {name: digest}} for the roles that are named."""
+        """Return {services: {name: digest}, env_file: {description, found}, secrets_kept}.
+
+        `services` are the roles that are named, `found` is the file as it is, `secrets_kept` tells
+        whether the secrets given by the environment are those that the stack has.
+        """
         variables = task_vars or {}
+        template = self._templar.template
         result = dict(super().run(tmp, variables))
-        observed = self._templar.template(variables["engine_observed"])
+        observed = template(variables["engine_observed"])
         stable = variables | {"engine_observed": what_stays(observed)}
         code = [
             str(variables["ansible_version"]["full"]),
@@ -51,18 +57,51 @@ class ActionModule(ActionBase):
         ]
         images = [
             *(tree_digest(str(PROJECT / folder)) for folder in ("roles/images", "agents")),
-            inputs("images", stable, self._templar.template),
+            inputs(with_prefix("images", stable), stable, template),
         ]
         described = {}
         for role in self._task.args["roles"]:
             parts = [
                 tree_digest(str(PROJECT / "roles" / role)),
-                inputs(role, stable, self._templar.template),
+                inputs(with_prefix(role, stable), stable, template),
                 *code,
             ]
             parts += images if role != "network" else []
             described[role] = hashlib.sha256("\0".join(parts).encode()).hexdigest()
-        return result | {"changed": False, "services": described}
+        # Both are on this machine, so that of a stack on another one nothing is known here.
+        local = self._connection.transport == "local"
+        secrets = Path(observed["machine"]["state_dir"], "secrets") if local else Path()
+        path = template(variables["env_file"]) if local else ""
+        path = self._loader.path_dwim(path) if path else ""
+        wanted = "\0".join([inputs(CONNECTION_STRINGS, stable, template), path, *code])
+        return result | {
+            "changed": False,
+            "services": described,
+            "env_file": {
+                "description": hashlib.sha256(wanted.encode()).hexdigest(),
+                "found": file_digest(path, secrets),
+            },
+            "secrets_kept": are_kept(template(variables["stack_secret_variables"]), secrets),
+        }
+
+
+def are_kept(names: dict[str, str], secrets: Path) -> bool:
+    """Whether the secrets that the environment gives, by name and its variable, are in the files."""
+    given = {
+        name: os.environ[variable] for name, variable in names.items() if variable in os.environ
+    }
+    try:
+        return all(
+            read_secret(secrets / name) == value if value else not (secrets / name).exists()
+            for name, value in given.items()
+        )
+    except (OSError, ValueError):
+        return False
+
+
+def with_prefix(role: str, variables: dict[str, Any]) -> list[str]:
+    """The variables that are a role's, by their names."""
+    return [name for name in variables if name.startswith(f"{role}_")]
 
 
 def what_stays(observed: dict[str, Any]) -> dict[str, Any]:
@@ -74,15 +113,15 @@ def what_stays(observed: dict[str, Any]) -> dict[str, Any]:
     return {"engine": engine, "machine": observed["machine"], "current": observed["current"]}
 
 
-def inputs(role: str, variables: dict[str, Any], template: Callable[[Any], Any]) -> str:
-    """All that a role's variables are made from, as text, by name and in order.
+def inputs(names: Iterable[str], variables: dict[str, Any], template: Callable[[Any], Any]) -> str:
+    """All that some variables are made from, as text, by name and in order.
 
     What a template names is looked up as it is written, and so on, with the environment variables
     that it reads: to template all of it would take longer than all else. That is done (`template`)
     only where something is looked up elsewhere, in a file for example.
     """
     found: dict[str, Any] = {}
-    left = [name for name in variables if name.startswith(f"{role}_")]
+    left = [*names]
     while left:
         name = left.pop()
         if name in found or name in MADE_ON_THE_WAY:

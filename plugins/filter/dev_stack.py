@@ -144,10 +144,24 @@ def as_it_is(
 
 
 def remembered(
-    observed: dict[str, Any], described: dict[str, str], services: list[str]
+    observed: dict[str, Any], described: dict[str, Any], services: list[str], env_file: str
 ) -> dict[str, dict[str, str | None]]:
-    """What to remember once a run has looked into these; what is known of others stays as it was."""
-    return {**observed["remembered"], **as_it_is(observed, described, services)}
+    """What to remember once a run has looked into these; what is known of others stays as it was.
+
+    Takes what was observed, what is wanted (stack_description), and the digest of the file with the
+    connection strings, as the run left it.
+    """
+    return {
+        **observed["remembered"],
+        **as_it_is(observed, described["services"], services),
+        "env_file": {**described["env_file"], "found": env_file},
+    }
+
+
+def same_env_file(observed: dict[str, Any], described: dict[str, Any]) -> bool:
+    """Whether the file with the connection strings is as the last run left it, and to be as then."""
+    now = described["env_file"]
+    return bool(now["found"]) and observed["remembered"].get("env_file") == now
 
 
 def migrated_with(observed: dict[str, Any]) -> dict[str, str]:
@@ -1521,6 +1535,7 @@ class FilterModule:
             "is_well": is_well,
             "unchanged_services": unchanged_services,
             "remembered": remembered,
+            "same_env_file": same_env_file,
             "ailing": ailing,
             "status_report": status_report,
             "status_table": status_table,

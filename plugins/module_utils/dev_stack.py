@@ -403,6 +403,21 @@ def fingerprint(key: str, *parts: str) -> str:
     return digest.hexdigest()[:32]
 
 
+def file_digest(path: str, secrets: Path) -> str:
+    """A digest of a file that may hold secrets, and of its mode, with the key among them.
+
+    "no file" where `path` is empty or there is none, "" where that cannot be told.
+    """
+    try:
+        if not path or not Path(path).exists():
+            return "no file"
+        mode, content = Path(path).stat().st_mode, Path(path).read_bytes()
+        key = read_secret(secrets / "fingerprint_key")
+    except (OSError, ValueError):
+        return ""
+    return fingerprint(key, str(mode), content.decode(errors="backslashreplace"))
+
+
 def write_private(module: Any, path: Path, content: str, mode: int) -> bool:
     """Write `content` to `path` with `mode` if either differs; check mode only looks.
 

@@ -44,7 +44,7 @@ import re
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.dev_stack import fill, read_secret, write_private
+from ansible.module_utils.dev_stack import file_digest, fill, read_secret, write_private
 
 HEADER = (
     "# Connection strings of the local stack, kept up to date by ./dev up. "
@@ -107,7 +107,7 @@ def main() -> None:
         shell = "\n".join(f"{name}={quoted(value)}" for name, value in values.items())
         module.exit_json(changed=False, values=values, text=shell)
     if not module.params["path"]:
-        module.exit_json(changed=False)
+        module.exit_json(changed=False, found=file_digest("", kept))
     path = Path(module.params["path"]).expanduser()
     try:
         text = path.read_bytes().decode() if path.exists() else ""
@@ -118,7 +118,7 @@ def main() -> None:
             msg=f"{path} cannot be written: {error}. Another place: ./dev up -- -e env_file=<path>, "
             "or none: -e env_file=",
         )
-    module.exit_json(changed=changed, path=str(path))
+    module.exit_json(changed=changed, path=str(path), found=file_digest(str(path), kept))
 
 
 if __name__ == "__main__":

@@ -162,8 +162,8 @@ class Found:
 
     def files(self, service: str) -> list[tuple[str, int, str]]:
         """The secrets, and the files and folders of a service: path, mode, content. Raises OSError."""
-        tops = [self.state / "secrets", *self.state.glob(f"{service}*")]
-        paths = [path for top in tops for path in (top, *top.rglob("*"))]
+        tops = [self.state / "secrets", self.state / "rotation", *self.state.glob(f"{service}*")]
+        paths = [self.state, *(path for top in tops for path in (top, *top.rglob("*")))]
         return [
             (
                 str(path),
@@ -171,6 +171,7 @@ class Found:
                 path.read_bytes().decode(errors="backslashreplace") if path.is_file() else "",
             )
             for path in sorted(paths)
+            if path.exists()
         ]
 
     def container(self, data: dict[str, Any], service: str, volume: Any) -> str | None:

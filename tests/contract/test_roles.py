@@ -218,7 +218,8 @@ def test_what_cannot_work_is_told_before_secrets_are_touched() -> None:
     guard = read_yaml("playbooks/tasks/guard.yml")
     kinds = ["fail" if "ansible.builtin.fail" in t else "secrets" for t in guard[:2]]
     assert kinds == ["fail", "secrets"]
-    assert "conflicts(" in str(guard[0])
+    wiring = read_yaml("inventory/group_vars/all/wiring.yml")
+    assert "stack_obstacles" in str(guard[0]) and "conflicts(" in wiring["stack_obstacles"]
 
 
 # --- service roles ------------------------------------------------------------------------------

@@ -128,11 +128,77 @@ def test_nothing_is_left_out_that_is_not_remembered(
 
 def test_only_what_a_run_was_about_is_remembered_anew(filters: ModuleType) -> None:
     seen = observed() | {"remembered": {"pgadmin": "as it was"}}
-    assert filters.remembered(seen, WANTED, ["redis", "network"]) == {
+    described = {
+        "services": WANTED,
+        "env_file": {"description": "wanted", "found": "as found before"},
+    }
+    assert filters.remembered(seen, described, ["redis", "network"], "as written") == {
         "pgadmin": "as it was",
         "redis": {"description": "wanted redis", "found": "found redis"},
         "network": {"description": "wanted network", "found": "found network"},
+        "env_file": {"description": "wanted", "found": "as written"},
     }
+
+
+@pytest.mark.parametrize(
+    ("remembered", "now", "same"),
+    [
+        ({"description": "a", "found": "b"}, {"description": "a", "found": "b"}, True),
+        ({"description": "a", "found": "b"}, {"description": "c", "found": "b"}, False),
+        ({"description": "a", "found": "b"}, {"description": "a", "found": "c"}, False),
+        ({"description": "a", "found": ""}, {"description": "a", "found": ""}, False),
+        (None, {"description": "a", "found": "no file"}, False),
+    ],
+)
+def test_connection_strings_are_looked_into_unless_they_are_as_they_were(
+    filters: ModuleType, remembered: Any, now: dict[str, str], same: bool
+) -> None:
+    seen = {"remembered": {"env_file": remembered} if remembered else {}}
+    assert filters.same_env_file(seen, {"env_file": now}) is same
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ({}, True),
+        ({"POSTGRES_PASSWORD": "known"}, True),
+        ({"POSTGRES_PASSWORD": "another"}, False),
+        ({"POSTGRES_PASSWORD": ""}, False),  # the run says what is wrong with it
+        ({"OPENAI_API_KEY": ""}, True),
+        ({"OPENAI_API_KEY": "new"}, False),
+    ],
+)
+def test_secrets_that_are_given_anew_are_looked_into(
+    description: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    given: dict[str, str],
+    kept: bool,
+) -> None:
+    names = {"postgres_password": "POSTGRES_PASSWORD", "openai_api_key": "OPENAI_API_KEY"}
+    (tmp_path / "postgres_password").write_text("known\n")
+    for variable in names.values():
+        monkeypatch.delenv(variable, raising=False)
+    for variable, value in given.items():
+        monkeypatch.setenv(variable, value)
+    assert description.are_kept(names, tmp_path) is kept
+
+
+def test_a_file_s_digest_is_of_its_content_and_mode(tmp_path: Path) -> None:
+    digest = load_plugin("module_utils", "dev_stack").file_digest
+    path = tmp_path / "env"
+    assert digest("", tmp_path) == digest(str(path), tmp_path) == "no file"
+    path.write_text("A=1\n")
+    assert digest(str(path), tmp_path) == ""  # without a key nothing can be told
+    (tmp_path / "fingerprint_key").write_text("key")
+    seen = {digest(str(path), tmp_path)}
+    path.chmod(0o600)
+    seen.add(digest(str(path), tmp_path))
+    path.write_text("A=2\n")
+    seen.add(digest(str(path), tmp_path))
+    (tmp_path / "fingerprint_key").write_text("another")
+    seen.add(digest(str(path), tmp_path))
+    assert len(seen) == 4 and "" not in seen
 
 
 # --- what is wanted -------------------------------------------------------------------------------
@@ -155,9 +221,9 @@ VARIABLES: dict[str, Any] = {
 
 def digest(description: ModuleType, differing: dict[str, Any] | None = None) -> str:
     """What the role redis is made from; what looks further is templated to what the environment has."""
-    text: str = description.inputs(
-        "redis", VARIABLES | (differing or {}), lambda _: dict(os.environ)
-    )
+    variables = VARIABLES | (differing or {})
+    names = description.with_prefix("redis", variables)
+    text: str = description.inputs(names, variables, lambda _: dict(os.environ))
     return text
 
 
@@ -204,7 +270,9 @@ def test_environment_variables_that_are_read_count(
 def test_what_is_looked_up_elsewhere_counts(description: ModuleType) -> None:
     reader = {"deep": {"of": ["{{ lookup('ansible.builtin.file', 'some') | from_yaml }}"]}}
     one, other = (
-        description.inputs("redis", VARIABLES | reader, lambda _, content=content: content)
+        description.inputs(
+            ["redis_options"], VARIABLES | reader, lambda _, content=content: content
+        )
         for content in ("this", "that")
     )
     assert one != other
@@ -265,10 +333,12 @@ def test_digests_of_what_is_found_differ_by_each_part(tmp_path: Path) -> None:
     for path in ("redis/mounted/redis.conf", "secrets/redis_password"):
         (tmp_path / path).write_text("other")
         digests.add(found(tmp_path).container(data, "redis", None))
-    for path in ("redis/mounted/redis.conf", "redis/mounted", "redis"):
+    for path in ("redis/mounted/redis.conf", "redis/mounted", "redis", "."):
         (tmp_path / path).chmod(0o711)
         digests.add(found(tmp_path).container(data, "redis", None))
-    assert len(digests) == len(others) + 6 and digest not in digests
+    (tmp_path / "rotation").mkdir()  # one that was interrupted
+    digests.add(found(tmp_path).container(data, "redis", None))
+    assert len(digests) == len(others) + 8 and digest not in digests
 
 
 def test_files_that_cannot_be_read_are_looked_into(

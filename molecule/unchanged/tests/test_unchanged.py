@@ -200,12 +200,58 @@ def test_what_a_role_s_files_say_is_applied(
     assert "appendfsync everysec" in (stack.state / "redis/mounted/redis.conf").read_text()
 
 
+def touch_nothing(path: Path) -> None:
+    pass
+
+
+def say_something_else(path: Path) -> None:
+    path.write_text(path.read_text() + "# mine\nDATABASE_URL=elsewhere\n")
+
+
+def let_others_read(path: Path) -> None:
+    path.chmod(0o644)
+
+
+@pytest.mark.parametrize(
+    ("deed", "changed"),
+    [(touch_nothing, 0), (Path.unlink, 1), (say_something_else, 1), (let_others_read, 1)],
+)
 def test_connection_strings_are_written_though_no_role_is_entered(
+    stack: Stack, settled: dict[str, str], deed: Callable[[Path], None], changed: int
+) -> None:
+    before = stack.env()
+    deed(stack.env_file)
+    mine = "# mine" in (stack.env_file.read_text() if stack.env_file.exists() else "")
+    output = stack.converge("-v")
+    assert f"changed={changed}" in re.sub(" +", " ", output)
+    # Where nothing differs, nothing is guarded, written or looked at twice.
+    assert ("Write the connection strings" in output) is bool(changed)
+    assert stack.env() == before
+    assert ("# mine" in stack.env_file.read_text()) is mine
+    assert stack.env_file.stat().st_mode & 0o777 == 0o600
+    assert stack.started() == settled
+
+
+def test_a_secret_that_is_given_as_it_is_changes_nothing(
     stack: Stack, settled: dict[str, str]
 ) -> None:
-    stack.env_file.unlink()
-    assert entered(stack) == set()
-    assert str(PORTS["postgres"]) in stack.env()["DATABASE_URL"]
+    kept = {"REDIS_PASSWORD": stack.secrets()["redis_password"], "OPENAI_API_KEY": ""}
+    assert entered(stack, environment=kept) == set()
+    assert stack.started() == settled
+
+
+def test_what_could_not_work_is_told_though_all_is_as_it_was(
+    stack: Stack, settled: dict[str, str]
+) -> None:
+    empty = stack.play("dev", environment={"REDIS_PASSWORD": ""})
+    assert empty.returncode == 2 and "REDIS_PASSWORD is set but empty" in empty.stderr
+    (stack.state / "volumes.json").write_text("{")
+    try:
+        unknown = stack.play("dev")
+    finally:
+        (stack.state / "volumes.json").unlink()
+    assert unknown.returncode == 2 and "cannot be read" in unknown.stderr
+    assert stack.started() == settled
 
 
 @pytest.mark.parametrize("content", [None, "", "[]", '{"redis": 1}', "{"])
@@ -223,7 +269,7 @@ def test_what_is_remembered_may_be_lost(
 
 def test_what_is_remembered_holds_no_secret(stack: Stack, settled: dict[str, str]) -> None:
     text = (stack.state / "remembered.json").read_text()
-    assert set(json.loads(text)) == {*SERVICES, "network"}
+    assert set(json.loads(text)) == {*SERVICES, "network", "env_file"}
     assert not [name for name, secret in stack.secrets().items() if secret in text]
 
 
