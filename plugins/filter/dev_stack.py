@@ -1105,14 +1105,16 @@ def volumes_to_look_at(
     """The volumes, by service, that are there and whose image has yet to prove that it opens them.
 
     Takes the services of the run, where their images come from (image_plan), what was observed
-    (stack_info), and the volume of each service. A healthy container has proved it for its image.
+    (stack_info), and the volume of each service. A container has proved it for its image if it is
+    healthy, or is the one that was found right before, whatever became of it since.
     """
     looked_at = {}
     for service in selected:
         volume = volumes.get(service)
         found = observed["services"].get(service) or {}
+        before = observed["remembered"].get(service, {}).get("found")
         proved = (
-            found.get("health") == "healthy"
+            (found.get("health") == "healthy" or (bool(before) and found.get("found") == before))
             and found.get("volume") == volume
             and found.get("image") == plan[service]["reference"]
             and "image" not in found["drift"]

@@ -336,6 +336,7 @@ HEALTHY = {
     "image": "postgres:16",
     "volume": "s_postgres_data",
     "drift": [],
+    "found": "as it is now",
 }
 
 
@@ -349,18 +350,27 @@ HEALTHY = {
         ({"health": "unhealthy"}, True),
         ({"health": None}, True),
         ({"volume": "s_postgres_data_2"}, True),
+        # The container that was found right before was stopped, or fell ill, since.
+        ({"health": "unhealthy", "found": "right"}, False),
+        ({"health": "unhealthy", "found": "right", "image": "postgres:17"}, True),
+        ({"health": None, "found": None}, True),
     ],
 )
 def test_what_a_healthy_container_proves_is_not_looked_at(
     filters: ModuleType, change: dict[str, Any], looked_at: bool
 ) -> None:
-    observed = {"services": {"postgres": HEALTHY | change}, "volumes": {"s_postgres_data": {}}}
+    observed = {
+        "services": {"postgres": HEALTHY | change},
+        "volumes": {"s_postgres_data": {}},
+        "remembered": {"postgres": {"description": "wanted", "found": "right"}},
+    }
     found = filters.volumes_to_look_at(["postgres", "redis"], PLAN, observed, VOLUMES)
     assert found == ({"postgres": "s_postgres_data"} if looked_at else {})
 
 
 def test_only_services_of_the_run_are_looked_at(filters: ModuleType) -> None:
-    observed: dict[str, Any] = {"services": {}, "volumes": {name: {} for name in VOLUMES.values()}}
+    volumes: dict[str, Any] = {name: {} for name in VOLUMES.values()}
+    observed = {"services": {}, "volumes": volumes, "remembered": {}}
     assert filters.volumes_to_look_at(["redis"], PLAN, observed, VOLUMES) == {
         "redis": "s_redis_data"
     }

@@ -215,11 +215,13 @@ def test_a_volume_tells_where_its_secrets_are(role: str) -> None:
 
 
 def test_what_cannot_work_is_told_before_secrets_are_touched() -> None:
-    guard = read_yaml("playbooks/tasks/guard.yml")
-    kinds = ["fail" if "ansible.builtin.fail" in t else "secrets" for t in guard[:2]]
-    assert kinds == ["fail", "secrets"]
+    guard, data = (read_yaml(f"playbooks/tasks/{name}.yml") for name in ("guard", "guard_data"))
+    assert (
+        guard[0]["ansible.builtin.import_tasks"] == "guard_data.yml" and "stack_secrets" in guard[1]
+    )
     wiring = read_yaml("inventory/group_vars/all/wiring.yml")
-    assert "stack_obstacles" in str(guard[0]) and "conflicts(" in wiring["stack_obstacles"]
+    assert data[0]["when"].startswith("stack_obstacles ") and "ansible.builtin.fail" in data[0]
+    assert "conflicts(" in wiring["stack_obstacles"]
 
 
 # --- service roles ------------------------------------------------------------------------------

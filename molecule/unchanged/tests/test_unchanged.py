@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stack import PORTS, PROJECT, SERVICES, Stack, eventually
+from stack import PROJECT, SERVICES, Stack, eventually
 
 NETWORK = "molecule_network"
 
