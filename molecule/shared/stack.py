@@ -36,16 +36,20 @@ def patient_client() -> Any:
 
 
 SERVICES = ("postgres", "redis", "agentos", "pgadmin")
-OFFSET = 10000
-PORTS = {"postgres": 15432, "redis": 16379, "agentos": 17777, "pgadmin": 15050}
 INSIDE = {"postgres": 5432, "redis": 6379, "agentos": 7777, "pgadmin": 5050}
+# Two scenarios may run side by side (see `./dev test`); molecule/inventory reads the same variables.
+NAME = os.environ.get("TEST_STACK") or "molecule"
+OFFSET = int(os.environ.get("TEST_PORT_OFFSET") or 10000)
+PORTS = {service: port + OFFSET for service, port in INSIDE.items()}
+# On what tests put beside the stack: the end of a scenario removes it.
+BESIDE = {"dev-stack.test": NAME}
 
 
 @dataclass
 class Stack:
-    """The stack `molecule`, on the engine the playbooks find."""
+    """The stack under test, on the engine the playbooks find."""
 
-    name: str = "molecule"
+    name: str = NAME
     client: Any = field(default_factory=patient_client)
 
     @property

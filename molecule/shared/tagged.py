@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from stack import PORTS, Stack
+from stack import NAME, PORTS, Stack
 
 
 def check_only(stack: Stack, service: str, expected: list[str]) -> None:
@@ -13,7 +13,7 @@ def check_only(stack: Stack, service: str, expected: list[str]) -> None:
     for name in expected:
         health = stack.inspect(name)["State"]["Health"]["Status"]
         assert health == "healthy", name
-    assert len(stack.client.networks(names=["molecule_network"])) == 1
+    assert len(stack.client.networks(names=[f"{NAME}_network"])) == 1
     for name in set(PORTS) - set(expected):
         assert f":{PORTS[name]}" not in os.popen("ss -Hltn").read(), name
 
@@ -29,13 +29,13 @@ def check_again(stack: Stack, service: str) -> None:
 
 def check_repair(stack: Stack, service: str) -> None:
     """What somebody did to the container by hand is put right."""
-    name = f"molecule_{service}"
+    name = f"{NAME}_{service}"
     stack.client.stop(name, timeout=20)
     stack.converge("--tags", service)
-    stack.client.disconnect_container_from_network(name, "molecule_network")
+    stack.client.disconnect_container_from_network(name, f"{NAME}_network")
     stack.converge("--tags", service)
     networks = stack.inspect(service)["NetworkSettings"]["Networks"]
-    assert service in networks["molecule_network"]["Aliases"]
+    assert service in networks[f"{NAME}_network"]["Aliases"]
     stack.client.remove_container(name, force=True)
     stack.converge("--tags", service)
     assert stack.inspect(service)["State"]["Health"]["Status"] == "healthy"

@@ -1,14 +1,18 @@
 """./dev test: which steps it runs, and how it reports them."""
 
+import importlib.machinery
+import importlib.util
 import json
 import os
+import random
 import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from checkout import LIMIT, Checkout, wait_until
+from checkout import LIMIT, PROJECT, Checkout, wait_until
 
 LINT = ["ruff", "ruff", "mypy", "yamllint", "ansible-lint"]
 UNIT = ["pytest", "pytest", "pytest"]
@@ -42,6 +46,51 @@ def test_all_steps_run_and_the_last_line_counts_them(scenarios: Checkout) -> Non
     assert result.stdout.splitlines()[-1] == "11 passed, 0 failed"
     assert result.returncode == 0
     assert "./dev test engine-restart" in result.stderr
+
+
+def test_two_scenarios_that_run_side_by_side_have_stacks_of_their_own(
+    scenarios: Checkout,
+) -> None:
+    process = scenarios.start("test", "default", "postgres", "redis", "ruff", STUB_SLEEPS="2")
+    process.communicate(timeout=LIMIT)
+    by_name = {call["argv"][-1]: call["env"] for call in scenarios.calls()}
+    stack = {
+        name: (env.get("TEST_STACK"), env.get("TEST_PORT_OFFSET")) for name, env in by_name.items()
+    }
+    assert stack["."] == (None, None)
+    assert {stack["postgres"], stack["redis"]} == {("molecule", "10000"), ("molecule_b", "20000")}
+
+
+def test_what_runs_side_by_side() -> None:
+    """Played through: whatever ends first, and with whatever is left out."""
+    loader = importlib.machinery.SourceFileLoader("dev", str(PROJECT / "dev"))
+    spec = importlib.util.spec_from_loader("dev", loader)
+    assert spec is not None
+    dev = importlib.util.module_from_spec(spec)
+    loader.exec_module(dev)
+    every = [*dev.CHECKS, *dev.scenario_checks()]
+    names = [check.name for check in every if check.engine]
+    assert names[: len(dev.FIRST_SCENARIOS)] == [*dev.FIRST_SCENARIOS]
+    chance = random.Random(1)
+    most = 0
+    for _ in range(200):
+        waiting = chance.sample(every, k=chance.randint(1, len(every)))
+        waiting.sort(key=every.index)
+        running: list[Any] = []
+        ended: list[Any] = []
+        while waiting or running:
+            while check := dev.next_check(waiting, running, ended):
+                waiting.remove(check)
+                running.append(check)
+                scenarios = [one for one in running if one.engine]
+                assert len(running) <= 2 and len(running) - len(scenarios) <= 1
+                if len(scenarios) == 2:
+                    assert not any(one.alone for one in scenarios)
+                    assert any(one.engine for one in ended)
+                most = max(most, len(scenarios))
+            assert running, f"nothing runs, and {waiting} wait"
+            ended.append(running.pop(chance.randrange(len(running))))
+    assert most == 2
 
 
 def test_failure_stops_nothing_and_is_counted(scenarios: Checkout) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import docker
 import pytest
 from faults import begin, job_began, kill_when
-from stack import Stack, eventually
+from stack import BESIDE, NAME, Stack, eventually
 
 PROJECT = "bystandershop"
 VOLUMES = {"db": f"{PROJECT}_pgdata", "cache": f"{PROJECT}_cache", "jobs": f"{PROJECT}_jobs"}
@@ -30,7 +30,7 @@ class Shop:
     def labels(self, **more: str) -> dict[str, str]:
         """Docker compose's, and the one by which the scenario cleans up."""
         own = {f"com.docker.compose.{key}": value for key, value in more.items()}
-        return {"dev-stack.test": "bystander", "com.docker.compose.project": PROJECT} | own
+        return BESIDE | {"com.docker.compose.project": PROJECT} | own
 
     def run(self, service: str, image: str, target: str, **options: Any) -> None:
         """Start a container of the project on its volume, as compose would."""
@@ -73,7 +73,7 @@ class Shop:
             one = self.client.create_container(
                 self.postgres,
                 entrypoint=["sh", "-c", SUM],
-                labels={"dev-stack.test": "bystander"},
+                labels=BESIDE,
                 host_config=host,
             )
             self.client.start(one["Id"])
@@ -154,7 +154,7 @@ def test_the_data_is_adopted_and_the_originals_stay(stack: Stack, shop: Shop) ->
     assert stack.exec("postgres", *query, roles).strip() == "guest owner postgres"
     cli = 'REDISCLI_AUTH="$(cat /run/secrets/redis_password)" redis-cli dbsize'
     assert stack.exec("redis", "sh", "-c", cli).strip() == "20000"
-    assert stack.volumes() == ["molecule_postgres_data_2", "molecule_redis_data_2"]
+    assert stack.volumes() == [f"{NAME}_postgres_data_2", f"{NAME}_redis_data_2"]
     assert "changed=0" in stack.converge(*SKIP)
 
 
@@ -172,7 +172,7 @@ def test_a_project_may_have_the_stack_s_names(stack: Stack, shop: Shop) -> None:
     for volume in stack.volumes():
         stack.client.remove_volume(volume)
     (stack.state / "volumes.json").unlink()
-    stack.client.create_volume("molecule_postgres_data", labels=shop.labels(volume="postgres_data"))
+    stack.client.create_volume(f"{NAME}_postgres_data", labels=shop.labels(volume="postgres_data"))
     refused = stack.play("dev", *SKIP)
     assert refused.returncode != 0
     assert f"./dev adopt {PROJECT}" in refused.stderr
@@ -180,5 +180,5 @@ def test_a_project_may_have_the_stack_s_names(stack: Stack, shop: Shop) -> None:
     result = stack.play("adopt", *ADOPT, *named)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "300 keys" in result.stdout
-    assert "molecule_postgres_data_2" in stack.volumes()
+    assert f"{NAME}_postgres_data_2" in stack.volumes()
     assert "changed=0" in stack.converge(*SKIP)

@@ -11,7 +11,7 @@ import threading
 import httpx
 import pytest
 import tagged
-from stack import PATIENCE, PORTS, PROJECT, Stack, eventually
+from stack import NAME, PATIENCE, PORTS, PROJECT, Stack, eventually
 
 URL = f"http://127.0.0.1:{PORTS['agentos']}"
 
@@ -38,7 +38,7 @@ def test_again_nothing_changes(stack: Stack) -> None:
 
 def test_what_was_done_to_it_by_hand_is_put_right(stack: Stack) -> None:
     tagged.check_repair(stack, "agentos")
-    stack.client.pause("molecule_agentos")
+    stack.client.pause(f"{NAME}_agentos")
     stack.converge("--tags", "agentos")
     assert health(stack) == "healthy"
 
@@ -75,7 +75,7 @@ def test_dev_token_passes_on_what_its_program_says(stack: Stack, options: list[s
 
 
 def test_dev_token_says_that_agentos_does_not_run(stack: Stack) -> None:
-    stack.client.stop("molecule_agentos", timeout=20)
+    stack.client.stop(f"{NAME}_agentos", timeout=20)
     result = dev_token(stack, "--tenant", "acme", "--sub", "alice")
     assert result.returncode != 0
     assert result.stdout == ""
@@ -109,7 +109,7 @@ def test_a_password_that_was_changed_by_hand_is_set_back(stack: Stack) -> None:
 
 
 def test_a_run_starts_the_server_that_a_migration_needs(stack: Stack) -> None:
-    stack.client.stop("molecule_postgres", timeout=60)
+    stack.client.stop(f"{NAME}_postgres", timeout=60)
     with stack.migrations() as migrations:
         stack.converge("--tags", "agentos")
     assert migrations.count("start") == 1
@@ -117,7 +117,7 @@ def test_a_run_starts_the_server_that_a_migration_needs(stack: Stack) -> None:
 
 
 def test_check_mode_tells_of_a_migration_and_runs_none(stack: Stack) -> None:
-    stack.client.stop("molecule_agentos", timeout=20)
+    stack.client.stop(f"{NAME}_agentos", timeout=20)
     with stack.migrations() as migrations:
         output = stack.converge("--tags", "agentos", "--check", "--diff")
     assert "would change: Bring AgentOS's database up to date" in output
@@ -131,8 +131,8 @@ def leave_a_migration(stack: Stack) -> str:
     made = stack.client.create_container(
         stack.inspect("agentos")["Config"]["Image"],
         command=["sleep", "600"],
-        name="molecule_agentos_migrate",
-        labels={"dev-stack.stack": "molecule", "dev-stack.service": "agentos"},
+        name=f"{NAME}_agentos_migrate",
+        labels={"dev-stack.stack": NAME, "dev-stack.service": "agentos"},
         networking_config=stack.client.create_networking_config(
             {"molecule_network": stack.client.create_endpoint_config()}
         ),
@@ -145,7 +145,7 @@ def test_what_an_interrupted_migration_left_is_removed(stack: Stack) -> None:
     left = leave_a_migration(stack)
     status = stack.status()
     assert [s["container"] for s in status["services"] if s["service"] == "agentos"] == [
-        "molecule_agentos"
+        f"{NAME}_agentos"
     ]
     before = stack.started()
     assert "changed=0" in stack.converge("--tags", "agentos")
@@ -187,7 +187,7 @@ def test_a_frozen_server_is_told_at_once_and_forgotten_when_it_goes_on(stack: St
 
         eventually(serves)
         before = stack.inspect("agentos")["State"]["StartedAt"]
-        stack.client.pause("molecule_postgres")
+        stack.client.pause(f"{NAME}_postgres")
         try:
             for ask in (
                 lambda: client.get("/sessions", params={"type": "workflow"}),
@@ -204,7 +204,7 @@ def test_a_frozen_server_is_told_at_once_and_forgotten_when_it_goes_on(stack: St
                 assert seconds < 2 + 3 * delay
             assert client.get("/health").status_code == 200
         finally:
-            stack.client.unpause("molecule_postgres")
+            stack.client.unpause(f"{NAME}_postgres")
         eventually(serves)
         assert stack.inspect("agentos")["State"]["StartedAt"] == before
 
@@ -255,11 +255,11 @@ def test_down_takes_it_alone(stack: Stack) -> None:
 def test_down_takes_what_an_interrupted_migration_left_without_a_service(stack: Stack) -> None:
     made = stack.client.create_container(
         stack.client.images(filters={"label": "dev-stack.image=agentos"})[0]["Id"],
-        name="molecule_agentos_migrate",
-        labels={"dev-stack.stack": "molecule", "dev-stack.service": "agentos"},
+        name=f"{NAME}_agentos_migrate",
+        labels={"dev-stack.stack": NAME, "dev-stack.service": "agentos"},
     )
     result = stack.play("down")
     assert result.returncode == 0, result.stderr
     assert "Stopped:" in result.stdout and "agentos" in result.stdout
     assert made["Id"] not in [c["Id"] for c in stack.client.containers(all=True)]
-    assert stack.client.networks(names=["molecule_network"]) == []
+    assert stack.client.networks(names=[f"{NAME}_network"]) == []

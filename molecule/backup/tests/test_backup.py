@@ -19,7 +19,7 @@ import psycopg
 import pytest
 import redis
 import redis_data
-from stack import PATIENCE, PORTS, PROJECT, Stack, eventually
+from stack import NAME, PATIENCE, PORTS, PROJECT, Stack, eventually
 
 KEYS = 1_000_000
 SCALE = 10
@@ -30,7 +30,7 @@ def held(stack: Stack) -> dict[str, Any]:
     """All that the services hold, by the tests' own means."""
     password = stack.secrets()["redis_password"]
     return {
-        "postgres": data.contents(stack.client, "molecule_postgres"),
+        "postgres": data.contents(stack.client, f"{NAME}_postgres"),
         "redis": redis_data.digest(PORTS["redis"], password),
     }
 
@@ -77,7 +77,7 @@ def original(stack: Stack) -> dict[str, Any]:
     form = {"message": "kept", "stream": "false", "session_id": "kept"}
     with stack.agentos() as client:
         assert client.post("/workflows/stack-check/runs", data=form).status_code == 200
-    data.fill(stack.client, "molecule_postgres", SCALE)
+    data.fill(stack.client, f"{NAME}_postgres", SCALE)
     redis_data.fill(PORTS["redis"], stack.secrets()["redis_password"], KEYS, expiring=1000)
     before = held(stack)
     started = stack.started()
@@ -89,7 +89,7 @@ def original(stack: Stack) -> dict[str, Any]:
 
 def test_a_backup_tells_what_it_holds(stack: Stack, original: dict[str, Any]) -> None:
     (one,) = backups(stack)
-    assert one["name"] == FULL and one["stack"] == "molecule"
+    assert one["name"] == FULL and one["stack"] == NAME
     databases = {entry["name"]: entry for entry in one["services"]["postgres"]["databases"]}
     assert databases["hyvve"]["rows"] >= SCALE * 100_000
     assert set(one["services"]) == {"postgres", "redis", "pgadmin"}
@@ -112,13 +112,13 @@ def test_a_restore_brings_all_of_it_back(stack: Stack, original: dict[str, Any])
     with stack.agentos() as agentos:
         runs = agentos.get("/sessions/kept/runs", params={"type": "workflow"})
     assert [run["status"] for run in runs.json()] == ["COMPLETED"]
-    assert in_use(stack)["postgres"] == "molecule_postgres_data_2"
-    assert "molecule_postgres_data" in stack.volumes(), "the old data is kept"
+    assert in_use(stack)["postgres"] == f"{NAME}_postgres_data_2"
+    assert f"{NAME}_postgres_data" in stack.volumes(), "the old data is kept"
     assert "changed=0" in stack.converge()
 
     back = stack.play("restore", "-e", "restore_rollback=true")
     assert back.returncode == 0, back.stdout + back.stderr
-    assert in_use(stack)["postgres"] == "molecule_postgres_data"
+    assert in_use(stack)["postgres"] == f"{NAME}_postgres_data"
     assert stack.sql("SELECT to_regclass('later')") == "later"
     with redis.Redis.from_url(stack.env()["REDIS_URL"]) as client:
         assert client.exists("later") and not client.exists("long")
@@ -320,7 +320,7 @@ def test_a_job_that_dies_is_told_and_nothing_changes(stack: Stack, small: dict[s
         job = faults.job_runs(stack, "postgres", "dump" if playbook == "backup" else "load")
         while not job():
             assert run.poll() is None
-        stack.client.kill("molecule_postgres_job")
+        stack.client.kill(f"{NAME}_postgres_job")
         output = run.communicate(timeout=3 * PATIENCE)[0]
         assert run.returncode != 0
         assert "Error: The" in output and "Traceback" not in output, output
@@ -393,7 +393,7 @@ def test_reset_backs_up_first_and_the_backup_brings_it_back(
 
 
 def test_reset_of_what_cannot_be_backed_up_is_refused(stack: Stack, small: dict[str, Any]) -> None:
-    stack.client.stop("molecule_redis", timeout=20)
+    stack.client.stop(f"{NAME}_redis", timeout=20)
     volumes = stack.volumes()
     refused = stack.play("reset", "--tags", "redis", "-e", "reset_confirmed=true")
     assert refused.returncode != 0

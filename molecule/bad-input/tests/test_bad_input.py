@@ -8,7 +8,7 @@ import socket
 from pathlib import Path
 
 import pytest
-from stack import PORTS, Stack, find_engine
+from stack import BESIDE, NAME, PORTS, Stack, find_engine
 
 
 @pytest.fixture(autouse=True)
@@ -17,7 +17,7 @@ def nothing_made(stack: Stack):
     yield
     assert stack.services() == []
     assert stack.volumes() == []
-    assert stack.client.networks(names=["molecule_network"]) == []
+    assert stack.client.networks(names=[f"{NAME}_network"]) == []
     assert not stack.env_file.exists()
 
 
@@ -139,10 +139,10 @@ def test_a_port_and_names_that_a_container_holds(stack: Stack) -> None:
     for volume in stack.volumes():
         stack.client.remove_volume(volume)
     stack.env_file.unlink()
-    labels = {"com.docker.compose.project": "old", "dev-stack.test": "bystander"}
+    labels = BESIDE | {"com.docker.compose.project": "old"}
     container = stack.client.create_container(
         image,
-        name="molecule_redis",
+        name=f"{NAME}_redis",
         labels=labels,
         ports=[6379],
         host_config=stack.client.create_host_config(
@@ -153,10 +153,10 @@ def test_a_port_and_names_that_a_container_holds(stack: Stack) -> None:
         stack.client.start(container)
         result = stack.play("dev", "--tags", "redis")
         assert result.returncode != 0
-        assert "There is a container named molecule_redis already" in result.stderr
+        assert f"There is a container named {NAME}_redis already" in result.stderr
         assert "docker compose project old" in result.stderr
         assert (
-            f"Port {PORTS['redis']} for redis is taken by the container molecule_redis"
+            f"Port {PORTS['redis']} for redis is taken by the container {NAME}_redis"
             in result.stderr
         )
         down = stack.play("down")
@@ -213,7 +213,7 @@ def test_a_setting_that_agentos_itself_refuses(stack: Stack) -> None:
     try:
         result = stack.play("dev", *options)
         assert result.returncode != 0
-        assert "molecule_agentos does not serve: it keeps exiting with status 78" in result.stderr
+        assert f"{NAME}_agentos does not serve: it keeps exiting with status 78" in result.stderr
         assert result.stderr.count("AGENTOS_ALLOWED_HOSTS has 'no host'; expected") == 1
         assert "./dev up" in result.stderr
         assert "Traceback" not in result.stdout + result.stderr

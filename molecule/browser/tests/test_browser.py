@@ -13,10 +13,10 @@ from typing import Any
 import httpx
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
-from stack import EPHEMERAL, PORTS, Stack, eventually
+from stack import BESIDE, EPHEMERAL, NAME, PORTS, Stack, eventually
 
 URL = f"http://localhost:{PORTS['pgadmin']}"
-CONTAINER = "molecule_chromium"
+CONTAINER = f"{NAME}_chromium"
 # Kept after the run, for the next one: it takes half a minute and 200 MB to make.
 IMAGE = "dev-stack/chromium:test"
 LIMIT = 240_000  # ms; pgAdmin's page alone is 10 MB of scripts
@@ -67,7 +67,7 @@ def chromium(stack: Stack) -> Iterator[Browser]:
             "--window-size=1400,900",
         ],
         name=CONTAINER,
-        labels={"dev-stack.test": "bystander"},  # what destroy removes
+        labels=BESIDE,
         host_config=client.create_host_config(
             network_mode="host",
             shm_size="512m",
@@ -137,8 +137,8 @@ def asked(page: Page) -> list[str]:
 
 def connect(page: Page) -> None:
     """Expand the registered server."""
-    expand(page, "Servers", "molecule")
-    expand(page, "molecule", "Databases")
+    expand(page, "Servers", NAME)
+    expand(page, NAME, "Databases")
 
 
 def query(page: Page) -> None:
@@ -146,7 +146,7 @@ def query(page: Page) -> None:
     connect(page)
     expand(page, "Databases", "hyvve")
     node(page, "hyvve").locator(".file-name").click()
-    tool = page.get_by_role("tab", name="hyvve/postgres@molecule")
+    tool = page.get_by_role("tab", name=f"hyvve/postgres@{NAME}")
 
     def is_open() -> bool:
         if not tool.count():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from stack import INSIDE, PORTS, SERVICES, Stack
+from stack import INSIDE, NAME, PORTS, SERVICES, Stack
 
 CAPABILITIES = {
     "postgres": {"CHOWN", "DAC_OVERRIDE", "FOWNER", "SETGID", "SETUID"},
@@ -22,8 +22,8 @@ VOLUMES = {
 
 def test_names(stack: Stack) -> None:
     assert stack.services() == sorted(SERVICES)
-    assert stack.volumes() == [f"molecule_{s}_data" for s in sorted(VOLUMES)]
-    assert len(stack.client.networks(names=["molecule_network"])) == 1
+    assert stack.volumes() == [f"{NAME}_{s}_data" for s in sorted(VOLUMES)]
+    assert len(stack.client.networks(names=[f"{NAME}_network"])) == 1
 
 
 @pytest.mark.parametrize("service", SERVICES)
@@ -55,7 +55,7 @@ def test_limits_and_rights(stack: Stack, service: str) -> None:
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_the_main_process_is_not_root(stack: Stack, service: str) -> None:
-    table = stack.client.top(f"molecule_{service}", "-eo pid,uid,args")
+    table = stack.client.top(f"{NAME}_{service}", "-eo pid,uid,args")
     users = {int(row[1]) for row in table["Processes"]}
     assert 0 not in users, table
 
@@ -72,7 +72,7 @@ def test_particulars(stack: Stack) -> None:
 def test_data_is_in_named_volumes_only(stack: Stack, service: str) -> None:
     mounts = {m["Destination"]: m for m in stack.inspect(service)["Mounts"]}
     volumes = {d: m["Name"] for d, m in mounts.items() if m["Type"] == "volume"}
-    wanted = {VOLUMES[service]: f"molecule_{service}_data"} if service in VOLUMES else {}
+    wanted = {VOLUMES[service]: f"{NAME}_{service}_data"} if service in VOLUMES else {}
     assert volumes == wanted  # an image's VOLUME that is not covered would show up anonymous
     assert not any(m["RW"] for m in mounts.values() if m["Type"] == "bind")
 
@@ -80,16 +80,16 @@ def test_data_is_in_named_volumes_only(stack: Stack, service: str) -> None:
 @pytest.mark.parametrize("service", SERVICES)
 def test_labels(stack: Stack, service: str) -> None:
     labels = stack.inspect(service)["Config"]["Labels"]
-    assert labels["dev-stack.stack"] == "molecule"
+    assert labels["dev-stack.stack"] == NAME
     assert labels["dev-stack.service"] == service
 
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_services_find_each_other_by_name(stack: Stack, service: str) -> None:
     networks = stack.inspect(service)["NetworkSettings"]["Networks"]
-    assert list(networks) == ["molecule_network"]
-    assert service in networks["molecule_network"]["Aliases"]
-    address = networks["molecule_network"]["IPAddress"]
+    assert list(networks) == [f"{NAME}_network"]
+    assert service in networks[f"{NAME}_network"]["Aliases"]
+    address = networks[f"{NAME}_network"]["IPAddress"]
     resolved = stack.exec(
         "agentos", "python", "-c", f"import socket; print(socket.gethostbyname('{service}'))"
     )
@@ -98,7 +98,7 @@ def test_services_find_each_other_by_name(stack: Stack, service: str) -> None:
 
 def test_no_secret_in_inspect_processes_or_logs(stack: Stack) -> None:
     for service in SERVICES:
-        name = f"molecule_{service}"
+        name = f"{NAME}_{service}"
         seen = json.dumps(stack.client.inspect_container(name))
         seen += json.dumps(stack.client.top(name, "-eo pid,args"))
         seen += stack.client.logs(name).decode()
@@ -142,7 +142,7 @@ def test_secrets_are_in_files_only_their_owner_can_reach(stack: Stack) -> None:
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_logs_hold_no_errors(stack: Stack, service: str) -> None:
-    log = stack.client.logs(f"molecule_{service}").decode().splitlines()
+    log = stack.client.logs(f"{NAME}_{service}").decode().splitlines()
     assert log
     bad = [line for line in log if any(w in line for w in ("ERROR", "FATAL", "PANIC", "Traceback"))]
     assert bad == []

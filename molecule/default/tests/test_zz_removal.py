@@ -6,7 +6,7 @@ import json
 import runpy
 from pathlib import Path
 
-from stack import EPHEMERAL, PROJECT, SERVICES, Stack
+from stack import EPHEMERAL, NAME, PROJECT, SERVICES, Stack
 
 
 def test_status(stack: Stack) -> None:
@@ -57,7 +57,7 @@ def test_no_secret_in_ansibles_output_at_any_verbosity(stack: Stack) -> None:
     }
     output = stack.converge("-vvvv", "--diff", environment=given)
     # Again, and with the migration, which holds two of them.
-    stack.client.stop("molecule_agentos", timeout=20)
+    stack.client.stop(f"{NAME}_agentos", timeout=20)
     output += stack.converge("-vvvv", "--diff", "--tags", "agentos")
     assert "changed=" in output
     assert "agentos.migrate" in output
@@ -72,7 +72,7 @@ def test_a_key_that_was_given_is_kept_and_removed_when_it_is_empty(stack: Stack)
     keys = ("openai_api_key", "anthropic_api_key")
     listed = stack.exec("agentos", "ls", "/run/secrets").split()
     data = json.dumps(stack.inspect("agentos"))
-    top = json.dumps(stack.client.top("molecule_agentos", "-eo pid,args"))
+    top = json.dumps(stack.client.top(f"{NAME}_agentos", "-eo pid,args"))
     for name in keys:
         assert name in listed
         assert f"{name.upper()}_FILE=/run/secrets/{name}" in data
@@ -120,7 +120,7 @@ def test_down_keeps_the_volumes(stack: Stack) -> None:
     before = stack.volumes()
     assert stack.play("down").returncode == 0
     assert stack.services() == []
-    assert stack.client.networks(names=["molecule_network"]) == []
+    assert stack.client.networks(names=[f"{NAME}_network"]) == []
     assert stack.volumes() == before
     assert stack.play("status").returncode != 0
     again = stack.play("down")
@@ -132,7 +132,7 @@ def test_neighbours_were_left_alone(stack: Stack) -> None:
     """Another stack, and a container that is nobody's, are as they were before the run."""
     neighbours = runpy.run_path(str(PROJECT / "molecule/shared/neighbours"))["neighbours"]
     before = json.loads((EPHEMERAL / "neighbours.json").read_text())
-    assert set(before) == {
-        "/bystander_redis", "/bystander_foreign", "bystander_network", "bystander_redis_data",
-    }  # fmt: skip
+    name = f"{NAME}_bystander"
+    containers = {f"/{name}_redis", f"/{name}_foreign"}
+    assert set(before) == containers | {f"{name}_network", f"{name}_redis_data"}
     assert neighbours(stack.client) == before

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stack import Stack, eventually
+from stack import NAME, Stack, eventually
 
 DATA = "/var/lib/postgresql/data"
 TAGS = "--tags=postgres,redis"
@@ -128,7 +128,7 @@ def holder(stack: Stack, volume: str, image: str, **options: Any) -> Iterator[st
 
 def test_an_image_of_a_newer_major_version(stack: Stack, images: dict[str, str]) -> None:
     [line] = refused(stack, with_postgres(stack, images["18"]))
-    assert "molecule_postgres_data holds the data of PostgreSQL 16" in line
+    assert f"{NAME}_postgres_data holds the data of PostgreSQL 16" in line
     assert "./dev upgrade --to 18" in line
 
 
@@ -172,7 +172,7 @@ def test_code_points_sort_alike_everywhere(stack: Stack, images: dict[str, str])
     with untouched(stack):
         result = stack.play("dev", TAGS, "--check", with_postgres(stack, images["debian"]))
     assert result.returncode == 0, result.stdout + result.stderr
-    assert "Start the container molecule_postgres" in result.stdout
+    assert f"Start the container {NAME}_postgres" in result.stdout
 
 
 def test_a_database_that_another_library_would_sort_differently(
@@ -279,8 +279,8 @@ def test_settings_of_a_newer_pgadmin(stack: Stack, tmp_path: Path) -> None:
         connection.execute("CREATE TABLE version (name TEXT, value INT)")
         connection.execute("INSERT INTO version VALUES ('ConfigDB', 9999)")
     image = stack.inspect("postgres")["Config"]["Image"]
-    volume = "molecule_pgadmin_data"
-    labels = stack.client.inspect_volume("molecule_postgres_data")["Labels"]
+    volume = f"{NAME}_pgadmin_data"
+    labels = stack.client.inspect_volume(f"{NAME}_postgres_data")["Labels"]
     labels = {k: v for k, v in labels.items() if k != "dev-stack.marked"}
     stack.client.create_volume(volume, labels=labels | {"dev-stack.service": "pgadmin"})
     try:

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from stack import PATIENCE, PROJECT, Stack
+from stack import NAME, OFFSET, PATIENCE, PROJECT, Stack
 
-NAME = "molecule_18"
+EIGHTEEN = f"{NAME}_18"
 PLAY = """
 - hosts: dev_stack
   gather_facts: false
@@ -28,8 +28,8 @@ PLAY = """
 @pytest.fixture(scope="module")
 def eighteen() -> Iterator[Stack]:
     """A stack of its own; it is removed afterwards."""
-    yield Stack(NAME)
-    remove = [sys.executable, str(PROJECT / "molecule/shared/remove-test-stacks"), NAME]
+    yield Stack(EIGHTEEN)
+    remove = [sys.executable, str(PROJECT / "molecule/shared/remove-test-stacks"), EIGHTEEN]
     subprocess.run(remove, check=True, stdout=subprocess.DEVNULL)
 
 
@@ -59,7 +59,7 @@ def test_a_stack_of_another_major_keeps_its_data(eighteen: Stack) -> None:
     """Its volume is where the image has its data: what is in it outlives the container."""
     options = [
         *("-e", "postgres_version=18", "-e", "image_source=packages", "--tags", "postgres"),
-        *("-e", f"stack_name={NAME}", "-e", "port_offset=10100", "-e", "env_file="),
+        *("-e", f"stack_name={EIGHTEEN}", "-e", f"port_offset={OFFSET + 100}", "-e", "env_file="),
     ]
     eighteen.converge(*options)
     assert eighteen.sql("SHOW server_version").startswith("18.")
@@ -69,6 +69,6 @@ def test_a_stack_of_another_major_keeps_its_data(eighteen: Stack) -> None:
     mounted = {m.get("Name", "") for m in eighteen.inspect("postgres")["Mounts"]}
     assert mounted == {volume, ""}, "the image made a volume that nobody knows of"
 
-    eighteen.client.remove_container(f"{NAME}_postgres", force=True, v=True)
+    eighteen.client.remove_container(f"{EIGHTEEN}_postgres", force=True, v=True)
     eighteen.converge(*options)
     assert eighteen.sql("SELECT answer FROM kept") == "42"

@@ -7,7 +7,7 @@ from typing import Any
 
 import psycopg
 import redis
-from stack import Stack, eventually
+from stack import NAME, Stack, eventually
 
 ROWS = 10_000
 
@@ -53,8 +53,8 @@ def test_containers_removed_by_hand(stack: Stack) -> None:
     assert len(before[-1]) == 1
     for service in stack.services():
         # Redis writes its file once a second; a stop is how a user would end it.
-        stack.client.stop(f"molecule_{service}", timeout=60)
-        stack.client.remove_container(f"molecule_{service}", v=True)
+        stack.client.stop(f"{NAME}_{service}", timeout=60)
+        stack.client.remove_container(f"{NAME}_{service}", v=True)
     stack.converge("--skip-tags", "pgadmin")
     assert content(stack) == before
 
@@ -63,7 +63,7 @@ def test_containers_killed(stack: Stack) -> None:
     before = content(stack)
     time.sleep(1.5)  # Redis writes its append-only file once a second
     for service in ("postgres", "redis"):
-        stack.client.kill(f"molecule_{service}")
+        stack.client.kill(f"{NAME}_{service}")
     stack.converge("--skip-tags", "pgadmin")
     eventually(lambda: content(stack) == before)
 

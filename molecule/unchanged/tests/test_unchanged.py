@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stack import PROJECT, SERVICES, Stack, eventually
+from stack import NAME, PROJECT, SERVICES, Stack, eventually
 
-NETWORK = "molecule_network"
+NETWORK = f"{NAME}_network"
 
 
 def entered(stack: Stack, *options: str, **how: Any) -> set[str]:
@@ -50,40 +50,40 @@ def test_all_are_compared_when_asked_to(
 
 
 def stop(stack: Stack, service: str) -> None:
-    stack.client.stop(f"molecule_{service}", timeout=20)
+    stack.client.stop(f"{NAME}_{service}", timeout=20)
 
 
 def kill(stack: Stack, service: str) -> None:
-    stack.client.kill(f"molecule_{service}")
+    stack.client.kill(f"{NAME}_{service}")
 
 
 def pause(stack: Stack, service: str) -> None:
-    stack.client.pause(f"molecule_{service}")
+    stack.client.pause(f"{NAME}_{service}")
 
 
 def remove(stack: Stack, service: str) -> None:
-    stack.client.remove_container(f"molecule_{service}", force=True)
+    stack.client.remove_container(f"{NAME}_{service}", force=True)
 
 
 def leave_the_network(stack: Stack, service: str) -> None:
-    stack.client.disconnect_container_from_network(f"molecule_{service}", NETWORK)
+    stack.client.disconnect_container_from_network(f"{NAME}_{service}", NETWORK)
 
 
 def lose_its_alias(stack: Stack, service: str) -> None:
     leave_the_network(stack, service)
-    stack.client.connect_container_to_network(f"molecule_{service}", NETWORK)
+    stack.client.connect_container_to_network(f"{NAME}_{service}", NETWORK)
 
 
 def join_another_network(stack: Stack, service: str) -> None:
-    stack.client.connect_container_to_network(f"molecule_{service}", "bridge")
+    stack.client.connect_container_to_network(f"{NAME}_{service}", "bridge")
 
 
 def change_its_limits(stack: Stack, service: str) -> None:
-    stack.client.update_container(f"molecule_{service}", mem_limit="300m", memswap_limit="600m")
+    stack.client.update_container(f"{NAME}_{service}", mem_limit="300m", memswap_limit="600m")
 
 
 def change_its_restart_policy(stack: Stack, service: str) -> None:
-    stack.client.update_container(f"molecule_{service}", restart_policy={"Name": "no"})
+    stack.client.update_container(f"{NAME}_{service}", restart_policy={"Name": "no"})
 
 
 def change_a_mounted_file(stack: Stack, service: str) -> None:
@@ -112,7 +112,7 @@ DEEDS: list[tuple[Deed, str]] = [
 def test_what_was_done_by_hand_is_put_right(
     stack: Stack, settled: dict[str, str], deed: Deed, service: str
 ) -> None:
-    name = f"molecule_{service}"
+    name = f"{NAME}_{service}"
     before = stack.inspect(service)
     deed(stack, service)
     # AgentOS fails while what it needs is away, and its schema is proved with its PostgreSQL alone.

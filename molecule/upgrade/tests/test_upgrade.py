@@ -8,7 +8,7 @@ import data
 import faults
 import psycopg
 import pytest
-from stack import PATIENCE, Stack
+from stack import NAME, PATIENCE, Stack
 
 SCALE = 10
 Moment = Callable[[Stack], Callable[[], bool]]
@@ -16,7 +16,7 @@ Moment = Callable[[Stack], Callable[[], bool]]
 
 def held(stack: Stack) -> dict[str, list[str]]:
     """All that PostgreSQL holds, by the tests' own means."""
-    return data.contents(stack.client, "molecule_postgres")
+    return data.contents(stack.client, f"{NAME}_postgres")
 
 
 def version(stack: Stack) -> int:
@@ -32,7 +32,7 @@ def original(stack: Stack) -> dict[str, list[str]]:
     form = {"message": "kept", "stream": "false", "session_id": "kept"}
     with stack.agentos() as client:
         assert client.post("/workflows/stack-check/runs", data=form).status_code == 200
-    data.fill(stack.client, "molecule_postgres", SCALE)
+    data.fill(stack.client, f"{NAME}_postgres", SCALE)
     return held(stack)
 
 
@@ -75,8 +75,8 @@ def test_clients_that_are_connected_stop_it(stack: Stack, original: dict[str, li
 
 # Each of the moments at which the run may die, and whether the new version may be in use after it.
 MOMENTS: dict[str, tuple[Moment, bool]] = {
-    "load": (lambda stack: faults.volume_exists(stack, "molecule_postgres_data_2"), False),
-    "switched": (lambda stack: faults.switched(stack, "molecule_postgres_data_2"), True),
+    "load": (lambda stack: faults.volume_exists(stack, f"{NAME}_postgres_data_2"), False),
+    "switched": (lambda stack: faults.switched(stack, f"{NAME}_postgres_data_2"), True),
 }
 
 
@@ -98,7 +98,7 @@ def test_a_kill_leaves_the_old_or_the_new_whole(
         assert back.returncode == 0, back.stdout + back.stderr
         assert version(stack) == 16
         assert data.differences(original, held(stack)) == []
-        assert "molecule_postgres_data_2" in stack.volumes(), "what was upgraded is kept too"
+        assert f"{NAME}_postgres_data_2" in stack.volumes(), "what was upgraded is kept too"
 
 
 def test_a_server_that_dies_on_the_way_leaves_the_old_one(
@@ -108,7 +108,7 @@ def test_a_server_that_dies_on_the_way_leaves_the_old_one(
     wanted = faults.job_runs(stack, "postgres", "serve")
     while not wanted():
         assert run.poll() is None
-    stack.client.kill("molecule_postgres_check")
+    stack.client.kill(f"{NAME}_postgres_check")
     output = run.communicate(timeout=3 * PATIENCE)[0]
     assert run.returncode != 0
     assert "PostgreSQL is 16 as before" in output, output
