@@ -379,6 +379,8 @@ def one_offs(containers: dict[str, str], first: dict[str, str]) -> dict[str, str
 
 def at_work(observed: dict[str, Any]) -> list[str]:
     """A line if another run works on this stack's data right now."""
+    if observed["another_run"]:
+        return [observed["another_run"]]
     jobs = [one for one in observed["others"] if one["at_work"]]
     return [
         f"Another run is at work on this stack's data ({one['job']}, container {one['container']}). "
@@ -1105,16 +1107,15 @@ def volumes_to_look_at(
     """The volumes, by service, that are there and whose image has yet to prove that it opens them.
 
     Takes the services of the run, where their images come from (image_plan), what was observed
-    (stack_info), and the volume of each service. A container has proved it for its image if it is
-    healthy, or is the one that was found right before, whatever became of it since.
+    (stack_info), and the volume of each service. A healthy container has proved it for its image;
+    one that was stopped has not, since what is on the volume may have been changed since.
     """
     looked_at = {}
     for service in selected:
         volume = volumes.get(service)
         found = observed["services"].get(service) or {}
-        before = observed["remembered"].get(service, {}).get("found")
         proved = (
-            (found.get("health") == "healthy" or (bool(before) and found.get("found") == before))
+            found.get("health") == "healthy"
             and found.get("volume") == volume
             and found.get("image") == plan[service]["reference"]
             and "image" not in found["drift"]

@@ -67,6 +67,13 @@ def is_alive(run: str) -> bool:
         return False
 
 
+def another_run(run: str, own: str) -> str:
+    """A line if `run` is at work, and is not this one; "" otherwise. Both as `process_name` has it."""
+    if run == own or not is_alive(run):
+        return ""
+    return f"Another run (process {run.split(':')[1]}) is at work on this stack. Let it end first."
+
+
 def tell(progress: dict[str, str]) -> None:
     """Leave what a module's jobs are at, by name, for the callback, which shows it."""
     path = os.environ.get(PROGRESS_VARIABLE, "")

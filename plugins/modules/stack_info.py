@@ -85,6 +85,8 @@ from ansible.module_utils.dev_stack import (
     LABEL_SERVICE,
     LABEL_STACK,
     REMEMBERED,
+    RUN_VARIABLE,
+    another_run,
     find_engine,
     fingerprint,
     is_alive,
@@ -384,6 +386,15 @@ def read_remembered(path: Path) -> dict[str, Any]:
     return remembered if isinstance(remembered, dict) else {}
 
 
+def read_run(path: Path) -> str:
+    """A line if another run has noted that it is at work (stack_record), else ""."""
+    try:
+        run = path.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return ""
+    return str(another_run(run, os.environ.get(RUN_VARIABLE, "")))
+
+
 def volumes_in_use(
     plain: dict[str, str],
     found: dict[str, dict[str, Any]],
@@ -559,6 +570,7 @@ def observe(module: AnsibleModule, client: Any, url: str, state: Path) -> dict[s
         "why": (record or {}).get("why", ""),
         "recorded": record is not None,
         "remembered": read_remembered(state / REMEMBERED),
+        "another_run": read_run(state / "run"),
         "volumes": {name: one for name, one in found.items() if name in in_use},
         "kept": {name: one for name, one in found.items() if name not in in_use},
         # Not ours, with names that ours have or may get.

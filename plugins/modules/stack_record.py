@@ -56,24 +56,22 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.dev_stack import REMEMBERED, is_alive, write_private
+from ansible.module_utils.dev_stack import REMEMBERED, another_run, write_private
 
 
 def claim(path: Path, run: str, check_mode: bool) -> str:
-    """Note in a file that a run is at work; "" or the name of another run that is. Raises OSError.
+    """Note in a file that a run is at work; "" or a line on another run that is. Raises OSError.
 
     In check mode nothing is noted.
     """
     if check_mode:
-        other = path.read_text(encoding="utf-8") if path.exists() else ""
-        return other if other != run and is_alive(other) else ""
+        return str(another_run(path.read_text(encoding="utf-8") if path.exists() else "", run))
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     with open(handle, "r+", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # for the moment between reading and writing
-        other = file.read()
-        if other != run and is_alive(other):
-            return other
+        if other := another_run(file.read(), run):
+            return str(other)
         file.seek(0)
         file.truncate()
         file.write(run)
@@ -116,10 +114,7 @@ def main() -> None:
             "Another place for the stack's state: ./dev up -- -e state_dir=<folder>",
         )
     if other:
-        module.fail_json(
-            clear=True,
-            msg=f"Another run (process {other.split(':')[1]}) is at work on this stack. Let it end first.",
-        )
+        module.fail_json(clear=True, msg=other)
     module.exit_json(changed=False)
 
 

@@ -110,6 +110,7 @@ def test_only_dead_jobs_and_scratch_volumes_are_leftovers(filters: ModuleType) -
         "kept": found(*names, scratch=("s_redis_data_check",)),
         "previous": {"redis": "s_redis_data_2"},
         "loading": ["s_redis_data_2", "s_redis_data_3"],
+        "another_run": "",
     }
     interrupted = ["s_redis_data_3", "s_redis_data_check"]
     assert filters.leftovers(observed) == {"containers": ["dead"], "volumes": interrupted}
@@ -117,6 +118,8 @@ def test_only_dead_jobs_and_scratch_volumes_are_leftovers(filters: ModuleType) -
     assert found_so == ["s_redis_data_check"], "not known to be of no use"
     (line,) = filters.at_work(observed)
     assert "alive" in line and "docker rm -f alive" in line
+    # All else that is found then may be its doing.
+    assert filters.at_work(observed | {"another_run": "Another run …"}) == ["Another run …"]
 
 
 def test_a_run_s_name_holds_while_it_lives(utils: ModuleType) -> None:

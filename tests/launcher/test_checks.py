@@ -9,6 +9,7 @@ import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -77,19 +78,20 @@ def test_what_runs_side_by_side() -> None:
         waiting = chance.sample(every, k=chance.randint(1, len(every)))
         waiting.sort(key=every.index)
         running: list[Any] = []
-        ended: list[Any] = []
+        ended: dict[str, Any] = {}
         while waiting or running:
             while check := dev.next_check(waiting, running, ended):
                 waiting.remove(check)
-                running.append(check)
-                scenarios = [one for one in running if one.engine]
+                running.append(SimpleNamespace(check=check))
+                scenarios = [one.check for one in running if one.check.engine]
                 assert len(running) <= 2 and len(running) - len(scenarios) <= 1
                 if len(scenarios) == 2:
                     assert not any(one.alone for one in scenarios)
-                    assert any(one.engine for one in ended)
+                    assert any(one.check.engine for one in ended.values())
                 most = max(most, len(scenarios))
             assert running, f"nothing runs, and {waiting} wait"
-            ended.append(running.pop(chance.randrange(len(running))))
+            one = running.pop(chance.randrange(len(running)))
+            ended[one.check.name] = one
     assert most == 2
 
 

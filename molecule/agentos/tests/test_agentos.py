@@ -134,7 +134,7 @@ def leave_a_migration(stack: Stack) -> str:
         name=f"{NAME}_agentos_migrate",
         labels={"dev-stack.stack": NAME, "dev-stack.service": "agentos"},
         networking_config=stack.client.create_networking_config(
-            {"molecule_network": stack.client.create_endpoint_config()}
+            {f"{NAME}_network": stack.client.create_endpoint_config()}
         ),
     )
     stack.client.start(made)

@@ -52,7 +52,8 @@ def untouched(stack: Stack) -> Iterator[None]:
     assert state() == before
     assert stack.volumes() == volumes
     # Nor is anything left of the look.
-    assert stack.client.containers(all=True, filters={"label": "dev-stack.job=look"}) == []
+    own = {"label": [f"dev-stack.stack={NAME}", "dev-stack.job=look"]}
+    assert stack.client.containers(all=True, filters=own) == []
 
 
 def with_postgres(stack: Stack, image: str) -> str:

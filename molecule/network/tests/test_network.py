@@ -8,7 +8,7 @@ from stack import NAME, Stack
 def test_it_is_a_bridge_of_ours_and_nothing_runs_on_it(stack: Stack) -> None:
     network = stack.client.inspect_network(f"{NAME}_network")
     assert network["Driver"] == "bridge"
-    assert network["Labels"] == {"dev-stack.stack": "molecule"}
+    assert network["Labels"] == {"dev-stack.stack": NAME}
     assert stack.services() == []
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dev_stack import process_name
 from stack import NAME, PROJECT, SERVICES, Stack, eventually
 
 NETWORK = f"{NAME}_network"
@@ -251,6 +253,12 @@ def test_what_could_not_work_is_told_though_all_is_as_it_was(
     finally:
         (stack.state / "volumes.json").unlink()
     assert unknown.returncode == 2 and "cannot be read" in unknown.stderr
+    (stack.state / "run").write_text(process_name())  # this one, which is at work
+    try:
+        busy = stack.play("dev")
+    finally:
+        (stack.state / "run").unlink()
+    assert busy.returncode == 2 and f"Another run (process {os.getpid()})" in busy.stderr
     assert stack.started() == settled
 
 

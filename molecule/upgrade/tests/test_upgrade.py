@@ -90,7 +90,8 @@ def test_a_kill_leaves_the_old_or_the_new_whole(
     stack.converge("--skip-tags", "pgadmin")
     assert version(stack) == (18 if upgraded else 16)
     assert data.differences(original, held(stack)) == []
-    assert [c for c in stack.client.containers(all=True) if c["Labels"].get("dev-stack.job")] == []
+    own = {"label": [f"dev-stack.stack={NAME}", "dev-stack.job"]}
+    assert stack.client.containers(all=True, filters=own) == []
     if upgraded:
         refused = stack.play("upgrade", "-e", "upgrade_to=16")
         assert refused.returncode != 0 and "./dev upgrade --rollback" in refused.stderr
