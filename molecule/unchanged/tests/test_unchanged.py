@@ -31,8 +31,8 @@ def memory(stack: Stack, service: str) -> int:
 @pytest.fixture
 def settled(stack: Stack) -> dict[str, str]:
     """The stack, with nothing to do after whatever was before; when each container was started."""
-    stack.converge()
-    assert entered(stack) == set()
+    if entered(stack):
+        assert entered(stack) == set()
     return stack.started()
 
 
@@ -99,35 +99,39 @@ def remove_its_files(stack: Stack, service: str) -> None:
 
 
 Deed = Callable[[Stack, str], None]
-DEEDS: list[tuple[Deed, str]] = [
-    *((deed, "redis") for deed in (stop, kill, pause, remove, leave_the_network)),
-    *((deed, "redis") for deed in (lose_its_alias, join_another_network, change_its_limits)),
-    *((deed, "redis") for deed in (change_its_restart_policy, remove_its_files)),
-    (stop, "pgadmin"),
-    (change_a_mounted_file, "pgadmin"),
-    (kill, "postgres"),
-    (change_a_mounted_file, "agentos"),
+# Each noticed by itself: a Redis that is away makes AgentOS ill, and pgAdmin nobody.
+ROUNDS: list[dict[str, Deed]] = [
+    {"redis": stop, "pgadmin": change_a_mounted_file},
+    {"redis": kill, "pgadmin": stop},
+    {"redis": pause, "pgadmin": leave_the_network},
+    {"redis": remove, "pgadmin": pause},
+    {"redis": leave_the_network, "pgadmin": change_its_restart_policy},
+    {"redis": lose_its_alias, "pgadmin": join_another_network},
+    {"redis": change_its_limits, "pgadmin": remove_its_files},
+    {"postgres": kill},
+    {"agentos": change_a_mounted_file},
 ]
 
 
-@pytest.mark.parametrize(("deed", "service"), DEEDS)
+@pytest.mark.parametrize("deeds", ROUNDS)
 def test_what_was_done_by_hand_is_put_right(
-    stack: Stack, settled: dict[str, str], deed: Deed, service: str
+    stack: Stack, settled: dict[str, str], deeds: dict[str, Deed]
 ) -> None:
-    name = f"{NAME}_{service}"
-    before = stack.inspect(service)
-    deed(stack, service)
+    before = {service: stack.inspect(service) for service in deeds}
+    for service, deed in deeds.items():
+        deed(stack, service)
     # AgentOS fails while what it needs is away, and its schema is proved with its PostgreSQL alone.
     roles = entered(stack)
-    assert service in roles and roles <= {service, "images", "agentos"}, roles
-    after = stack.inspect(service)
-    assert after["State"]["Health"]["Status"] == "healthy"
-    for part in ("Memory", "RestartPolicy", "PidsLimit"):
-        assert after["HostConfig"][part] == before["HostConfig"][part]
-    networks = after["NetworkSettings"]["Networks"]
-    assert set(networks) == {NETWORK}
-    assert service in networks[NETWORK]["Aliases"]
-    assert stack.status()["healthy"], name
+    assert {*deeds} <= roles <= {*deeds, "images", "agentos"}, roles
+    for service in deeds:
+        after = stack.inspect(service)
+        assert after["State"]["Health"]["Status"] == "healthy"
+        for part in ("Memory", "RestartPolicy", "PidsLimit"):
+            assert after["HostConfig"][part] == before[service]["HostConfig"][part]
+        networks = after["NetworkSettings"]["Networks"]
+        assert set(networks) == {NETWORK}
+        assert service in networks[NETWORK]["Aliases"]
+    assert stack.status()["healthy"]
 
 
 def test_a_network_that_is_gone_is_made_again(stack: Stack, settled: dict[str, str]) -> None:
