@@ -220,7 +220,7 @@ def test_what_cannot_work_is_told_before_secrets_are_touched() -> None:
         guard[0]["ansible.builtin.import_tasks"] == "guard_data.yml" and "stack_secrets" in guard[1]
     )
     wiring = read_yaml("inventory/group_vars/all/wiring.yml")
-    assert data[0]["when"].startswith("stack_obstacles ") and "ansible.builtin.fail" in data[0]
+    assert data[1]["when"].startswith("stack_obstacles ") and "ansible.builtin.fail" in data[1]
     assert "conflicts(" in wiring["stack_obstacles"]
 
 
