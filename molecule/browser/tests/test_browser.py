@@ -85,9 +85,21 @@ def chromium(stack: Stack) -> Iterator[Browser]:
         client.remove_container(container, force=True)
 
 
+# After half a minute pgAdmin saves what a window shows, and opens the next one so: after a restart
+# with a server that is open and empty, after an upgrade with a query tool for a database of another
+# number. That is pgAdmin's own, and here each visit begins as a first one.
+FORGET = """
+import sqlite3
+with sqlite3.connect("/var/lib/pgadmin/pgadmin4.db", timeout=60) as database:
+    database.execute("DELETE FROM application_state")
+    database.execute("DELETE FROM setting WHERE setting = 'browser_tree_state'")
+"""
+
+
 @contextmanager
-def visit(browser: Browser, name: str) -> Iterator[Page]:
+def visit(stack: Stack, browser: Browser, name: str) -> Iterator[Page]:
     """A new window with pgAdmin. Whatever fails, a screenshot of it is left."""
+    stack.exec("pgadmin", "/venv/bin/python3", "-c", FORGET)
     page = browser.contexts[0].new_page()
     page.set_default_timeout(LIMIT)
     page.add_init_script(WATCH)
@@ -170,18 +182,8 @@ def query(page: Page) -> None:
     assert page.url == f"{URL}/browser/"
 
 
-# A window that was open for a while is restored in the next one, with a query tool that knows its
-# database by number. After an upgrade that is another one, and only pgAdmin itself could tell.
-FORGET = """
-import sqlite3
-with sqlite3.connect("/var/lib/pgadmin/pgadmin4.db", timeout=60) as database:
-    database.execute("DELETE FROM application_state")
-    database.execute("DELETE FROM setting WHERE setting = 'browser_tree_state'")
-"""
-
-
-def test_the_first_time(chromium: Browser) -> None:
-    with visit(chromium, "first") as page:
+def test_the_first_time(stack: Stack, chromium: Browser) -> None:
+    with visit(stack, chromium, "first") as page:
         query(page)
 
 
@@ -190,7 +192,7 @@ def test_after_rotate(stack: Stack, chromium: Browser) -> None:
     rotated = stack.play("rotate")
     assert rotated.returncode == 0, rotated.stdout + rotated.stderr
     assert stack.secrets()["postgres_password"] != before
-    with visit(chromium, "rotate") as page:
+    with visit(stack, chromium, "rotate") as page:
         query(page)
 
 
@@ -198,14 +200,13 @@ def test_after_down_and_up(stack: Stack, chromium: Browser) -> None:
     down = stack.play("down")
     assert down.returncode == 0, down.stderr
     stack.converge()
-    with visit(chromium, "up") as page:
+    with visit(stack, chromium, "up") as page:
         query(page)
 
 
 def test_after_an_upgrade(stack: Stack, chromium: Browser) -> None:
     upgraded = stack.play("upgrade", "-e", "upgrade_to=18")
     assert upgraded.returncode == 0, upgraded.stdout + upgraded.stderr
-    stack.exec("pgadmin", "/venv/bin/python3", "-c", FORGET)
-    with visit(chromium, "upgrade") as page:
+    with visit(stack, chromium, "upgrade") as page:
         query(page)
     assert stack.sql("SHOW server_version").startswith("18")
