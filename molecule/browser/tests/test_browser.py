@@ -7,6 +7,7 @@ import secrets
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,7 @@ FORGET = """
 import sqlite3
 with sqlite3.connect("/var/lib/pgadmin/pgadmin4.db", timeout=60) as database:
     database.execute("DELETE FROM application_state")
-    database.execute("DELETE FROM setting WHERE setting = 'browser_tree_state'")
+    database.execute("DELETE FROM setting WHERE setting IN ('browser_tree_state', 'Browser/Layout')")
 """
 
 
@@ -121,25 +122,29 @@ def node(page: Page, name: str) -> Locator:
     return page.locator(".file-entry").filter(has=name_alone)
 
 
-def expand(page: Page, name: str, child: str) -> None:
-    """Open a line of the object explorer, unless pgAdmin does so by itself."""
-    empty = 0
+def show(page: Page, *names: str) -> None:
+    """Open the object explorer from the first of these lines down to the last."""
+    tries = 0
 
-    def is_open() -> bool:
-        nonlocal empty
-        if node(page, child).is_visible() or asked(page):
+    def is_shown() -> bool:
+        nonlocal tries
+        if node(page, names[-1]).is_visible() or asked(page):
             return True
-        closed = node(page, name).locator(".directory-toggle:not(.open)")
-        if closed.count():
-            closed.click(timeout=1000)
-        else:
-            empty += 1
-            if empty % 20 == 0:  # open, and nothing in it: seen once, after a restart
-                page.reload()
+        tries += 1
+        if tries % 20 == 0:
+            # A line opened while pgAdmin was opening it by itself may stay empty; see
+            # docs/troubleshooting.md.
+            page.reload()
+        for name, child in pairwise(names):
+            if not node(page, child).is_visible():
+                closed = node(page, name).locator(".directory-toggle:not(.open)")
+                if closed.count():
+                    closed.click(timeout=1000)
+                break
         page.wait_for_timeout(1000)
         return False
 
-    eventually(is_open, LIMIT / 1000)
+    eventually(is_shown, LIMIT / 1000)
 
 
 def asked(page: Page) -> list[str]:
@@ -147,16 +152,9 @@ def asked(page: Page) -> list[str]:
     return [text for frame in page.frames for text in frame.evaluate("window.asked || []")]
 
 
-def connect(page: Page) -> None:
-    """Expand the registered server."""
-    expand(page, "Servers", NAME)
-    expand(page, NAME, "Databases")
-
-
 def query(page: Page) -> None:
     """Open the query tool on the database, run something, and see the rows."""
-    connect(page)
-    expand(page, "Databases", "hyvve")
+    show(page, "Servers", NAME, "Databases", "hyvve")
     node(page, "hyvve").locator(".file-name").click()
     tool = page.get_by_role("tab", name=f"hyvve/postgres@{NAME}")
 
