@@ -1,10 +1,10 @@
-"""How a module is run: on this machine, in the worker that would start an interpreter for it.
+"""How a module is run: on this machine, in the process that would start an interpreter for it.
 
 Ansible packs a module up and gives it to a new Python, on this machine as on any other, and that
-Python imports the engine's SDK anew: 0.4 s for a module that itself takes 0.02. The worker is a
-process of its own already, forked for this one task, with the same interpreter and packages. So
-modules of this project and of community.docker are called there. Whatever else is asked for
-(another machine, another user, another interpreter, async) is run as Ansible always does.
+Python imports the engine's SDK anew: 0.4 s for a module that itself takes 0.02. Ansible itself has
+the same interpreter and packages. So modules of this project and of community.docker are called
+there. Whatever else is asked for (another machine, another user, another interpreter, async) is
+run as Ansible always does.
 
 Ansible takes this file for its own action plugin of that name (`ansible.legacy.normal`).
 """
@@ -19,19 +19,24 @@ import json
 import signal
 import sys
 import tempfile
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import ansible.module_utils
 from ansible import constants as C
 from ansible.executor.module_common import _BuiltModule
+from ansible.module_utils import _internal
+from ansible.module_utils.common import warnings
 from ansible.module_utils.testing import patch_module_args
 from ansible.plugins.loader import action_loader, module_loader
 
 PLUGINS = Path(__file__).parent.parent
 COLLECTION = "community.docker."
+ENDING = (signal.SIGTERM, signal.SIGHUP)  # which modules turn into an end that tidies up
 
 # Where a packed module finds them as well.
 ansible.module_utils.__path__.append(str(PLUGINS / "module_utils"))
@@ -73,7 +78,6 @@ class ActionModule(Builtin):  # type: ignore[misc, valid-type]
         with (
             tempfile.TemporaryDirectory(dir=C.DEFAULT_LOCAL_TMP) as scratch,
             contextlib.chdir(self._loader.get_basedir()),  # where Ansible starts modules
-            interruptible(),
         ):
             return call(self._main, {**self._arguments, "_ansible_tmpdir": scratch})
 
@@ -108,25 +112,48 @@ class ActionModule(Builtin):  # type: ignore[misc, valid-type]
         return module.main  # type: ignore[no-any-return]
 
 
+class Output(io.StringIO):
+    """What this thread writes is kept; another one's goes where it would have gone."""
+
+    def __init__(self, instead_of: Any) -> None:
+        super().__init__()
+        self._thread = threading.get_ident()
+        self._others = instead_of
+
+    def write(self, text: str) -> int:
+        """Return how many characters were written."""
+        if threading.get_ident() == self._thread:
+            return super().write(text)
+        return int(self._others.write(text))
+
+
 @contextlib.contextmanager
-def interruptible() -> Iterator[None]:
-    """Let Ctrl-C end a module in such a way that it can tidy up; a worker would end at once."""
+def as_if_alone() -> Iterator[None]:
+    """Take back what a module changes of its process, which is Ansible's: it goes on after it.
 
-    def leave(number: int, frame: Any) -> None:
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGINT, leave)
+    Its warnings belong to its result, where Ansible's own are displayed at once.
+    """
+    handlers = {number: signal.getsignal(number) for number in ENDING}
     try:
-        yield
+        with (
+            mock.patch.object(_internal, "is_controller", False),
+            mock.patch.multiple(warnings, _global_warnings={}, _global_deprecations={}),
+        ):
+            yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def call(main: Callable[[], None], arguments: dict[str, Any]) -> dict[str, Any]:
-    """What a module says: {rc, stdout, stderr}, as if a process of its own had said it."""
-    output, errors = io.StringIO(), io.StringIO()
+    """What a module says: {rc, stdout, stderr}, as if a process of its own had said it.
+
+    Raises SystemExit if a signal ended it, so that the run ends as well.
+    """
+    output, errors = Output(sys.stdout), Output(sys.stderr)
     code = 0
     with (
+        as_if_alone(),
         patch_module_args(arguments),
         contextlib.redirect_stdout(output),
         contextlib.redirect_stderr(errors),
@@ -135,6 +162,8 @@ def call(main: Callable[[], None], arguments: dict[str, Any]) -> dict[str, Any]:
             main()
         except SystemExit as ended:
             code = ended.code if isinstance(ended.code, int) else 1
+            if code - 128 in ENDING:
+                raise
         except Exception as error:
             failure = {"failed": True, "msg": f"{type(error).__name__}: {error}"}
             print(json.dumps(failure | {"exception": traceback.format_exc()}))

@@ -17,8 +17,6 @@ requirements:
 """
 
 import atexit
-import contextlib
-import importlib
 import os
 import sys
 import tempfile
@@ -28,17 +26,13 @@ from typing import Any
 
 from ansible import constants as C
 from ansible import context
-from ansible.plugins import loader
 from ansible.plugins.callback.default import CallbackModule as DefaultCallback
 from ansible.template import Templar
 
-sys.path.insert(0, os.path.join(os.path.dirname(__file__), os.pardir, "module_utils"))
+for folder in ("module_utils", "executor"):
+    sys.path.insert(0, os.path.join(os.path.dirname(__file__), os.pardir, folder))
+import in_process
 from dev_stack import PROGRESS_VARIABLE, RUN_VARIABLE, explain, process_name
-
-# Every task is done by a fork of this process, which has what was imported here.
-WARM_MODULES = ("docker", "psutil")
-WARM_ACTIONS = ("fail", "debug", "set_fact", "include_role", "validate_argument_spec")
-COLLECTION = "community.docker."
 
 SLOW = 3.0  # seconds after which a task says that it is still at work
 EVERY = 15.0  # seconds between such lines where output is not a terminal
@@ -53,23 +47,6 @@ def quietly(name: str) -> Any:
             getattr(DefaultCallback, name)(self, *args, **kwargs)
 
     return method
-
-
-def import_if_there(name: str) -> None:
-    """Import a module by its full name; a stack on another machine may need none of them here."""
-    with contextlib.suppress(ImportError):
-        importlib.import_module(name)
-
-
-def warm_up() -> None:
-    """Import once what the worker of nearly every task would import anew."""
-    for name in WARM_MODULES:
-        import_if_there(name)
-    loader.filter_loader.get("ansible.builtin.default")
-    loader.test_loader.get("ansible.builtin.defined")
-    loader.lookup_loader.get("ansible.builtin.env")
-    for name in ("ansible.legacy.normal", *(f"ansible.builtin.{name}" for name in WARM_ACTIONS)):
-        loader.action_loader.get(name, class_only=True)
 
 
 class CallbackModule(DefaultCallback):
@@ -120,8 +97,8 @@ class CallbackModule(DefaultCallback):
         return f": {said}" if said else ""
 
     def _tick(self) -> None:
-        """Tell of slow tasks. Writes to the file descriptor: a lock held while Ansible forks its
-        workers would never be released in them."""
+        """Tell of slow tasks. Writes to the file descriptor: a lock held while Ansible forks a
+        worker would never be released in it."""
         terminal = sys.stderr.isatty()
         while not self._stop.wait(1.0):
             title, elapsed = self._title, time.monotonic() - self._started
@@ -155,7 +132,7 @@ class CallbackModule(DefaultCallback):
     # --- events ---
 
     def v2_playbook_on_start(self, playbook: Any) -> None:
-        warm_up()
+        in_process.install()
         if self.verbose:
             super().v2_playbook_on_start(playbook)
             return
@@ -173,9 +150,6 @@ class CallbackModule(DefaultCallback):
             super().v2_playbook_on_play_start(play)
 
     def v2_playbook_on_task_start(self, task: Any, is_conditional: bool) -> None:
-        if task.action.startswith(COLLECTION):
-            name = task.action.removeprefix(COLLECTION)
-            import_if_there(f"ansible_collections.community.docker.plugins.modules.{name}")
         if self.verbose:
             super().v2_playbook_on_task_start(task, is_conditional)
         else:

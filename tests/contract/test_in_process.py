@@ -1,7 +1,8 @@
-"""plugins/action/normal.py: a module says the same in Ansible's worker as in a process of its own."""
+"""What is done in Ansible's own process says and does the same as in processes of their own."""
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -76,16 +77,16 @@ def play(tmp_path: Path, name: str, **keywords: Any) -> tuple[dict[str, Any], st
 
 @pytest.fixture(scope="module")
 def ways(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[dict[str, Any], str]]:
-    """The same tasks in the worker, and as Ansible does it where the environment is to be another."""
+    """The same tasks here, and as Ansible does it where the environment is to be another."""
     folder = tmp_path_factory.mktemp("ways")
     usual = {"environment": {"ANY": "value"}}
-    return [play(folder, "worker"), play(folder, "process", **usual)]
+    return [play(folder, "here"), play(folder, "process", **usual)]
 
 
 @pytest.mark.parametrize("name", TASKS)
 def test_a_module_returns_the_same(ways: list[tuple[dict[str, Any], str]], name: str) -> None:
-    (worker, _), (process, _) = ways
-    one, other = worker[name], process[name]
+    (here, _), (process, _) = ways
+    one, other = here[name], process[name]
     for differing in ("exception", "module_stderr", "module_stdout", "rc"):
         assert (differing in one) == (differing in other) or name == "fails_inside"
         one.pop(differing, None), other.pop(differing, None)
@@ -102,10 +103,10 @@ def test_no_secret_is_printed(ways: list[tuple[dict[str, Any], str]]) -> None:
         assert "hunter2" not in output
 
 
-def test_the_worker_starts_no_interpreter(ways: list[tuple[dict[str, Any], str]]) -> None:
-    (_, worker), (_, process) = ways
-    assert process.count("AnsiballZ_env_file.py") and not worker.count("AnsiballZ_env_file.py")
-    assert "AnsiballZ_ping.py" in worker  # others' modules are run as ever
+def test_no_interpreter_is_started(ways: list[tuple[dict[str, Any], str]]) -> None:
+    (_, here), (_, process) = ways
+    assert process.count("AnsiballZ_env_file.py") and not here.count("AnsiballZ_env_file.py")
+    assert "AnsiballZ_ping.py" in here  # others' modules are run as ever
 
 
 def test_a_relative_path_is_the_playbook_s(ways: list[tuple[dict[str, Any], str]]) -> None:
@@ -114,28 +115,194 @@ def test_a_relative_path_is_the_playbook_s(ways: list[tuple[dict[str, Any], str]
         assert not (ROOT / "relative.env").exists()
 
 
-INTERRUPTED = """
-import importlib.util, os, signal, time
+NORMAL = """
+import importlib.util, os, signal, sys, threading
 from ansible.plugins.loader import init_plugin_loader
 init_plugin_loader()
 found = importlib.util.spec_from_file_location("normal_here", "plugins/action/normal.py")
 normal = importlib.util.module_from_spec(found)
 found.loader.exec_module(normal)
-before = signal.getsignal(signal.SIGINT)
-try:
-    with normal.interruptible():
-        try:
-            os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(10)
-        finally:
-            print("tidied up")
-except SystemExit as ended:
-    print("ended with", ended.code, signal.getsignal(signal.SIGINT) is before)
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.dev_stack import tidy_up_when_ended
 """
 
 
-def test_ctrl_c_lets_a_module_tidy_up() -> None:
-    """Ansible's worker itself would end at once."""
-    program = [sys.executable, "-c", INTERRUPTED]
-    run = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert run.stdout.split("\n")[:2] == ["tidied up", "ended with 130 True"], run.stderr
+def program(text: str) -> subprocess.CompletedProcess[str]:
+    """Run a program that has plugins/action/normal.py as `normal`."""
+    command = [sys.executable, "-c", NORMAL + text]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_signal_lets_a_module_tidy_up_and_ends_the_run(name: str) -> None:
+    run = program(f"""
+before = signal.getsignal(signal.{name})
+def main():
+    tidy_up_when_ended()
+    try:
+        os.kill(os.getpid(), signal.{name})
+        threading.Event().wait(10)
+    finally:
+        print("tidied up", file=sys.__stdout__)
+try:
+    normal.call(main, {{}})
+finally:
+    print("as before:", signal.getsignal(signal.{name}) is before)
+""")
+    assert run.stdout.splitlines() == ["tidied up", "as before: True"], run.stderr
+    assert run.returncode == 128 + getattr(signal, name)
+
+
+def test_ctrl_c_lets_a_module_tidy_up_and_ends_the_run() -> None:
+    run = program("""
+def main():
+    tidy_up_when_ended()
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        threading.Event().wait(10)
+    finally:
+        print("tidied up", file=sys.__stdout__)
+normal.call(main, {})
+print("went on")
+""")
+    assert run.stdout == "tidied up\n" and "KeyboardInterrupt" in run.stderr
+
+
+def test_a_module_s_warnings_are_not_the_next_one_s() -> None:
+    run = program("""
+def main():
+    module = AnsibleModule(argument_spec={"word": {}})
+    module.warn(module.params["word"])
+    module.exit_json(word=module.params["word"])
+for word in ("one", "two"):
+    print(normal.call(main, {"word": word})["stdout"].strip())
+""")
+    results = [json.loads(line) for line in run.stdout.splitlines()]
+    assert [[one["event"]["msg"] for one in result["warnings"]] for result in results] == [
+        ["one"],
+        ["two"],
+    ]
+
+
+def test_what_another_thread_says_meanwhile_is_not_the_module_s() -> None:
+    """The results of a loop's items are shown while the next item is worked on."""
+    run = program("""
+def main():
+    other = threading.Thread(target=lambda: print("of the other thread"))
+    other.start(), other.join()
+    print("of the module")
+print([normal.call(main, {})["stdout"]])
+""")
+    assert run.stdout == "of the other thread\n['of the module\\n']\n", run.stderr
+
+
+WORKERS = """
+- hosts: dev_stack
+  gather_facts: false
+  vars:
+    greeting: "{{ word }} of {{ place | default('nowhere') }}"
+    broken: "{{ nobody.knows }}"
+  tasks:
+    - ansible.builtin.set_fact:
+        here: "{{ lookup('ansible.builtin.pipe', 'echo $PPID') }}"
+    - ansible.builtin.command: echo {{ lookup('ansible.builtin.pipe', 'echo $PPID') }}
+      register: command
+      changed_when: false
+    - ansible.builtin.debug:
+        msg: "pids {{ [lookup('ansible.builtin.env', 'DEV_STACK_RUN').split(':')[1] == here, command.stdout == here] }}"
+    - ansible.builtin.debug:
+        msg: "{{ greeting }}"
+      loop: [one, two]
+      loop_control: { loop_var: word }
+      register: said
+    - ansible.builtin.include_tasks: more.yml
+      loop: [three, four]
+      loop_control: { loop_var: word }
+    - ansible.builtin.debug:
+        msg: "said {{ said.results | map(attribute='msg') | list }} {{ word | default('no word') }}"
+    - block:
+        - ansible.builtin.debug:
+            msg: "{{ broken }}"
+      rescue:
+        - ansible.builtin.debug:
+            msg: "rescued: {{ ansible_failed_result.msg }}"
+    - ansible.builtin.set_fact:
+        never: true
+      when: false
+    - ansible.builtin.debug:
+        msg: "never {{ never is defined }}"
+"""
+MORE = """
+- ansible.builtin.debug:
+    msg: "more: {{ greeting }}"
+  vars: { place: "{{ word }}land" }
+"""
+
+
+def run_play(folder: Path, text: str) -> subprocess.CompletedProcess[str]:
+    """Run a play with this project's configuration."""
+    (folder / "play.yml").write_text(text)
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("ANSIBLE_")}
+    return subprocess.run(
+        ["ansible-playbook", str(folder / "play.yml")],
+        cwd=ROOT,
+        env=environment | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_tasks_that_start_no_program_are_done_without_a_fork(tmp_path: Path) -> None:
+    """And leave no trace in tasks and variables, as if there had been one."""
+    (tmp_path / "more.yml").write_text(MORE)
+    run = run_play(tmp_path, WORKERS)
+    assert run.returncode == 0, run.stdout + run.stderr
+    lines = run.stdout.splitlines()
+    assert lines[0] == "pids [True, False]"
+    assert [line for line in lines if line.startswith("more")] == [
+        "more: three of threeland",
+        "more: four of fourland",
+    ]
+    assert "said ['one of nowhere', 'two of nowhere'] no word" in run.stdout
+    assert "rescued: " in run.stdout and "nobody" in run.stdout
+    assert "never False" in run.stdout
+
+
+def test_an_error_within_ansible_ends_the_run(tmp_path: Path) -> None:
+    """Where the strategy would wait for ever for the result of a fork that could not be made."""
+    run = program(f"""
+sys.path.insert(0, "plugins/executor")
+import in_process
+from ansible.executor.task_executor import TaskExecutor
+def broken(self):
+    raise OSError("as broken as can be")
+TaskExecutor.run = broken
+sys.argv = ["ansible-playbook", "{tmp_path}/play.yml"]
+open("{tmp_path}/play.yml", "w").write("[{{hosts: dev_stack, gather_facts: false, tasks: [{{debug: }}]}}]")
+from ansible.cli.playbook import main
+main()
+""")
+    assert run.returncode not in (0, None) and "as broken as can be" in run.stderr
+
+
+def test_a_template_is_compiled_once_and_means_what_it_says_each_time() -> None:
+    run = program("""
+sys.path.insert(0, "plugins/executor")
+import in_process
+from ansible._internal._templating import _jinja_bits
+compiled = []
+compile_anew = _jinja_bits.AnsibleEnvironment.compile
+def count(self, source, *arguments, **options):
+    compiled.append(str(source))
+    return compile_anew(self, source, *arguments, **options)
+_jinja_bits.AnsibleEnvironment.compile = count
+in_process.install()
+in_process.install()
+from ansible.template import Templar, trust_as_template
+same = trust_as_template("{{ a }} {{ b | default('none') }}")
+for variables in ({"a": 1}, {"a": 2, "b": 3}, {"b": 4, "a": trust_as_template("{{ b }}")}):
+    print(Templar(loader=None, variables=variables).template(same))
+print(compiled.count(str(same)))
+""")
+    assert run.stdout.splitlines() == ["1 none", "2 3", "4 4", "1"], run.stderr

@@ -1,0 +1,131 @@
+"""Tasks of this machine in Ansible's own process, and each template compiled once.
+
+Ansible forks a worker for every task, and forgets with it all that the worker read and compiled.
+Parent and worker then copy some 3,300 pages as they touch them, which takes ten times as long as
+the fork. With one machine nothing is gained by a second process, so a task that starts no program
+is done where it was queued. All others, and all on other machines, get their worker as ever.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NoReturn
+from unittest import mock
+
+from ansible._internal._templating._jinja_bits import AnsibleEnvironment
+from ansible.executor.process import worker
+from ansible.inventory.host import Host
+from ansible.playbook.task import Task
+from ansible.plugins import strategy
+
+MODULES = Path(__file__).parent.parent / "modules"
+COLLECTION = "community.docker."
+ACTIONS = {"assert", "debug", "fail", "include_role", "include_tasks", "set_fact"}
+ACTIONS |= {"validate_argument_spec"}
+
+
+def starts_no_program(action: str) -> bool:
+    """Whether a task's action is done by Python alone, or by a module that ends what it starts."""
+    if action.startswith(COLLECTION):
+        return True
+    name = action.removeprefix("ansible.builtin.").removeprefix("ansible.legacy.")
+    return name in ACTIONS or (MODULES / f"{action}.py").exists()
+
+
+class Worker(worker.WorkerProcess):  # type: ignore[misc]
+    """Ansible's worker, which does some tasks without becoming a process."""
+
+    _is_here = False
+    _host: Host
+    _task: Task
+    _task_vars: dict[str, Any]
+
+    def start(self) -> None:
+        """Do the task now, or have a process do it."""
+        task, variables = self._task, self._task_vars
+        if variables.get("ansible_connection") != "local" or not starts_no_program(task.action):
+            super().start()
+            return
+        self._is_here = True
+        # Of what it changes a fork has copies.
+        self._task = task.copy(exclude_parent=True, exclude_tasks=True)
+        self._task._parent = task._parent
+        self._host = copy.copy(self._host)
+        self._task_vars = dict(variables)
+        with as_if_forked():
+            self.run()
+
+    def is_alive(self) -> bool:
+        """Whether it is at work beside this process."""
+        return not self._is_here and super().is_alive()
+
+    @property
+    def exitcode(self) -> int | None:
+        """How its process ended, if it had one."""
+        return 0 if self._is_here else super().exitcode
+
+    def close(self) -> None:
+        """Let go of its process, if it had one."""
+        if not self._is_here:
+            super().close()
+
+    def _detach(self) -> None:
+        if not self._is_here:
+            super()._detach()
+
+    def _hard_exit(self, e: str) -> NoReturn:
+        """Give up. Some exceptions the strategy would take for a fork that failed, and go on."""
+        if not self._is_here:
+            super()._hard_exit(e)
+        error = sys.exception()
+        if error is None or isinstance(error, Exception):
+            raise RuntimeError(e) from error
+        raise error
+
+
+@contextlib.contextmanager
+def as_if_forked() -> Iterator[None]:
+    """Keep from this process what a worker does to its own: signals, output, who displays."""
+    with mock.patch.multiple(
+        worker,
+        display=SimpleNamespace(
+            set_queue=lambda queue: None,
+            **{name: getattr(worker.display, name) for name in ("debug", "error", "warning")},
+        ),
+        signal=SimpleNamespace(
+            signal=lambda number, handler: None, SIGINT=signal.SIGINT, SIGTERM=signal.SIGTERM
+        ),
+        sys=SimpleNamespace(stdout=io.StringIO(), stderr=io.StringIO()),
+    ):
+        yield
+
+
+def compile_once() -> None:
+    """Have a template compiled when it is first met, not in each task that looks at it."""
+    compile_anew = AnsibleEnvironment.compile
+    known: dict[tuple[type, str], Any] = {}
+
+    def compile_template(self: Any, source: Any, *arguments: Any, **options: Any) -> Any:
+        # What a backslash means, and the syntax of an overlay, may differ from one to the next.
+        if not isinstance(source, str) or "\\" in source or self.overlayed or arguments or options:
+            return compile_anew(self, source, *arguments, **options)
+        key = (type(self), str(source))
+        if key not in known:
+            known[key] = compile_anew(self, source)
+        return known[key]
+
+    AnsibleEnvironment.compile = compile_template
+
+
+def install() -> None:
+    """Have the strategies take this worker."""
+    if strategy.WorkerProcess is not Worker:
+        strategy.WorkerProcess = Worker
+        compile_once()
