@@ -16,6 +16,7 @@ import importlib
 import importlib.util
 import io
 import json
+import multiprocessing
 import signal
 import sys
 import tempfile
@@ -36,7 +37,6 @@ from ansible.plugins.loader import action_loader, module_loader
 
 PLUGINS = Path(__file__).parent.parent
 COLLECTION = "community.docker."
-ENDING = (signal.SIGTERM, signal.SIGHUP)  # which modules turn into an end that tidies up
 
 # Where a packed module finds them as well.
 ansible.module_utils.__path__.append(str(PLUGINS / "module_utils"))
@@ -129,11 +129,19 @@ class Output(io.StringIO):
 
 @contextlib.contextmanager
 def as_if_alone() -> Iterator[None]:
-    """Take back what a module changes of its process, which is Ansible's: it goes on after it.
+    """Keep what a module leaves behind from the next one in this process.
 
-    Its warnings belong to its result, where Ansible's own are displayed at once.
+    Its warnings belong to its result, where Ansible's own are displayed at once. docker_container
+    changes how its options are compared in objects that all its uses share.
     """
-    handlers = {number: signal.getsignal(number) for number in ENDING}
+    options = [
+        option
+        for name, module in list(sys.modules.items())
+        if name.startswith(f"ansible_collections.{COLLECTION}")
+        for group in getattr(module, "OPTIONS", [])
+        for option in group.options
+    ]
+    comparisons = [option.comparison for option in options]
     try:
         with (
             mock.patch.object(_internal, "is_controller", False),
@@ -141,19 +149,34 @@ def as_if_alone() -> Iterator[None]:
         ):
             yield
     finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+        for option, comparison in zip(options, comparisons, strict=True):
+            option.comparison = comparison
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Let Ctrl-C end a module in such a way that it can tidy up; a worker would end at once."""
+
+    def leave(number: int, frame: Any) -> None:
+        raise SystemExit(128 + number)
+
+    if multiprocessing.parent_process() is None:  # Ansible itself ends as it should
+        yield
+        return
+    before = signal.signal(signal.SIGINT, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def call(main: Callable[[], None], arguments: dict[str, Any]) -> dict[str, Any]:
-    """What a module says: {rc, stdout, stderr}, as if a process of its own had said it.
-
-    Raises SystemExit if a signal ended it, so that the run ends as well.
-    """
+    """What a module says: {rc, stdout, stderr}, as if a process of its own had said it."""
     output, errors = Output(sys.stdout), Output(sys.stderr)
     code = 0
     with (
         as_if_alone(),
+        interruptible(),
         patch_module_args(arguments),
         contextlib.redirect_stdout(output),
         contextlib.redirect_stderr(errors),
@@ -162,8 +185,6 @@ def call(main: Callable[[], None], arguments: dict[str, Any]) -> dict[str, Any]:
             main()
         except SystemExit as ended:
             code = ended.code if isinstance(ended.code, int) else 1
-            if code - 128 in ENDING:
-                raise
         except Exception as error:
             failure = {"failed": True, "msg": f"{type(error).__name__}: {error}"}
             print(json.dumps(failure | {"exception": traceback.format_exc()}))

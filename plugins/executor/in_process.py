@@ -11,10 +11,10 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
+import os
 import signal
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn
 from unittest import mock
@@ -22,21 +22,29 @@ from unittest import mock
 from ansible._internal._templating._jinja_bits import AnsibleEnvironment
 from ansible.executor.process import worker
 from ansible.inventory.host import Host
+from ansible.playbook.play_context import PlayContext
 from ansible.playbook.task import Task
 from ansible.plugins import strategy
 
-MODULES = Path(__file__).parent.parent / "modules"
 COLLECTION = "community.docker."
+# All that is entered a dozen times a run. Not those that have something to tidy up when they are
+# ended, or to see to after Ansible's end: image_builds, stack_job, stack_remove and what reads data.
+MODULES = {"env_file", "secret_files", "stack_info", "stack_record", "stack_secrets", "stack_wait"}
 ACTIONS = {"assert", "debug", "fail", "include_role", "include_tasks", "set_fact"}
-ACTIONS |= {"validate_argument_spec"}
+ACTIONS |= {"stack_description", "validate_argument_spec"}
 
 
-def starts_no_program(action: str) -> bool:
-    """Whether a task's action is done by Python alone, or by a module that ends what it starts."""
-    if action.startswith(COLLECTION):
+def starts_no_program(task: Task, variables: dict[str, Any]) -> bool:
+    """Whether a task is done on this machine, by code that is here, for this user, and waited for."""
+    elsewhere = task.async_val or task.become or task.delegate_to or any(task.environment or [])
+    if elsewhere or variables.get("ansible_connection") != "local":
+        return False
+    name = task.action.removeprefix("ansible.builtin.").removeprefix("ansible.legacy.")
+    if name in ACTIONS:
         return True
-    name = action.removeprefix("ansible.builtin.").removeprefix("ansible.legacy.")
-    return name in ACTIONS or (MODULES / f"{action}.py").exists()
+    interpreter = variables.get("ansible_python_interpreter")
+    this_one = interpreter in {"{{ ansible_playbook_python }}", sys.executable}
+    return this_one and (name in MODULES or name.startswith(COLLECTION))
 
 
 class Worker(worker.WorkerProcess):  # type: ignore[misc]
@@ -44,21 +52,20 @@ class Worker(worker.WorkerProcess):  # type: ignore[misc]
 
     _is_here = False
     _host: Host
+    _play_context: PlayContext
     _task: Task
     _task_vars: dict[str, Any]
 
     def start(self) -> None:
         """Do the task now, or have a process do it."""
         task, variables = self._task, self._task_vars
-        if variables.get("ansible_connection") != "local" or not starts_no_program(task.action):
+        if self._play_context.become or not starts_no_program(task, variables):
             super().start()
             return
         self._is_here = True
         # Of what it changes a fork has copies.
-        self._task = task.copy(exclude_parent=True, exclude_tasks=True)
-        self._task._parent = task._parent
+        self._task, self._task_vars = task.copy(exclude_tasks=True), dict(variables)
         self._host = copy.copy(self._host)
-        self._task_vars = dict(variables)
         with as_if_forked():
             self.run()
 
@@ -92,7 +99,16 @@ class Worker(worker.WorkerProcess):  # type: ignore[misc]
 
 @contextlib.contextmanager
 def as_if_forked() -> Iterator[None]:
-    """Keep from this process what a worker does to its own: signals, output, who displays."""
+    """Keep from this process what a worker does to its own: signals, output, who displays.
+
+    What a lookup starts finds standard streams, which Ansible else keeps from its children.
+    """
+    streams = []
+    for number in range(3):
+        with contextlib.suppress(OSError):  # it is closed
+            streams += [] if os.get_inheritable(number) else [number]
+    for number in streams:
+        os.set_inheritable(number, True)
     with mock.patch.multiple(
         worker,
         display=SimpleNamespace(
@@ -104,7 +120,11 @@ def as_if_forked() -> Iterator[None]:
         ),
         sys=SimpleNamespace(stdout=io.StringIO(), stderr=io.StringIO()),
     ):
-        yield
+        try:
+            yield
+        finally:
+            for number in streams:
+                os.set_inheritable(number, False)
 
 
 def compile_once() -> None:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -123,7 +122,6 @@ found = importlib.util.spec_from_file_location("normal_here", "plugins/action/no
 normal = importlib.util.module_from_spec(found)
 found.loader.exec_module(normal)
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.dev_stack import tidy_up_when_ended
 """
 
 
@@ -133,39 +131,52 @@ def program(text: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
-def test_a_signal_lets_a_module_tidy_up_and_ends_the_run(name: str) -> None:
-    run = program(f"""
-before = signal.getsignal(signal.{name})
+TIDY = """
+import multiprocessing, time
 def main():
-    tidy_up_when_ended()
-    try:
-        os.kill(os.getpid(), signal.{name})
-        threading.Event().wait(10)
-    finally:
-        print("tidied up", file=sys.__stdout__)
-try:
-    normal.call(main, {{}})
-finally:
-    print("as before:", signal.getsignal(signal.{name}) is before)
-""")
-    assert run.stdout.splitlines() == ["tidied up", "as before: True"], run.stderr
-    assert run.returncode == 128 + getattr(signal, name)
-
-
-def test_ctrl_c_lets_a_module_tidy_up_and_ends_the_run() -> None:
-    run = program("""
-def main():
-    tidy_up_when_ended()
+    print("begun", file=sys.__stdout__, flush=True)
     try:
         os.kill(os.getpid(), signal.SIGINT)
-        threading.Event().wait(10)
+        time.sleep(10)
     finally:
-        print("tidied up", file=sys.__stdout__)
-normal.call(main, {})
+        print("tidied up", file=sys.__stdout__, flush=True)
+"""
+
+
+def test_ctrl_c_lets_a_module_tidy_up_in_a_worker() -> None:
+    """Which itself would end at once."""
+    run = program(f"""{TIDY}
+def work():
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    print(normal.call(main, {{}})["rc"], signal.getsignal(signal.SIGINT) == signal.SIG_DFL, flush=True)
+worker = multiprocessing.get_context("fork").Process(target=work)
+worker.start(), worker.join()
+""")
+    assert run.stdout.splitlines() == ["begun", "tidied up", "130 True"], run.stderr
+
+
+def test_ctrl_c_ends_the_run_of_a_module_that_is_here() -> None:
+    run = program(f"""{TIDY}
+normal.call(main, {{}})
 print("went on")
 """)
-    assert run.stdout == "tidied up\n" and "KeyboardInterrupt" in run.stderr
+    assert run.stdout.splitlines() == ["begun", "tidied up"] and "KeyboardInterrupt" in run.stderr
+
+
+def test_how_one_docker_container_compares_is_not_how_the_next_one_does() -> None:
+    run = program("""
+import importlib
+importlib.import_module("ansible_collections.community.docker.plugins.modules.docker_container")
+groups = [module.OPTIONS for module in sys.modules.values() if hasattr(module, "OPTIONS")]
+options = [option for group in groups[0] for option in group.options]
+before = [option.comparison for option in options]
+def main():
+    for option in options:
+        option.comparison = "strict"
+normal.call(main, {})
+print(len(options) > 50, set(before) > {"strict"}, before == [option.comparison for option in options])
+""")
+    assert run.stdout == "True True True\n", run.stderr
 
 
 def test_a_module_s_warnings_are_not_the_next_one_s() -> None:
@@ -194,6 +205,49 @@ def main():
 print([normal.call(main, {})["stdout"]])
 """)
     assert run.stdout == "of the other thread\n['of the module\\n']\n", run.stderr
+
+
+HERE = {
+    "ansible_connection": "local",
+    "ansible_python_interpreter": "{{ ansible_playbook_python }}",
+}
+
+
+@pytest.mark.parametrize(
+    ("here", "action", "task", "variables"),
+    [
+        (True, "debug", {}, {}),
+        (True, "ansible.builtin.include_role", {}, {}),
+        (True, "stack_info", {}, {}),
+        (True, "community.docker.docker_volume", {}, {}),
+        (True, "debug", {}, {"ansible_python_interpreter": "/another/python"}),
+        (False, "stack_info", {}, {"ansible_python_interpreter": "/another/python"}),
+        (False, "debug", {}, {"ansible_connection": "ssh"}),
+        (False, "debug", {}, {"ansible_connection": "{{ any }}"}),
+        (False, "debug", {"delegate_to": "another"}, {}),
+        (False, "stack_info", {"become": True}, {}),
+        (False, "stack_info", {"async_val": 10}, {}),
+        (False, "stack_info", {"environment": [{"A": "b"}]}, {}),
+        # What they start has to end with them.
+        (False, "ansible.builtin.command", {}, {}),
+        (False, "image_builds", {}, {}),
+        (False, "stack_job", {}, {}),
+        (False, "stack_remove", {}, {}),
+        (False, "volume_info", {}, {}),
+    ],
+)
+def test_which_tasks_are_done_here(
+    here: bool, action: str, task: dict[str, Any], variables: dict[str, Any]
+) -> None:
+    run = program(f"""
+from types import SimpleNamespace
+sys.path.insert(0, "plugins/executor")
+import in_process
+task = SimpleNamespace(**{{"async_val": 0, "become": None, "delegate_to": None, "environment": []}} | {task})
+task.action = "{action}"
+print(bool(in_process.starts_no_program(task, {HERE | variables})))
+""")
+    assert run.stdout == f"{here}\n", run.stderr
 
 
 WORKERS = """
@@ -231,6 +285,24 @@ WORKERS = """
       when: false
     - ansible.builtin.debug:
         msg: "never {{ never is defined }}"
+    - ansible.builtin.debug:
+        msg: "streams {{ lookup('ansible.builtin.pipe', 'ls -l /dev/fd/0 /dev/fd/1 /dev/fd/2 | wc -l') }}"
+    - ansible.builtin.include_tasks: again.yml
+      loop: [first, second]
+      loop_control: { loop_var: time }
+"""
+AGAIN = """
+- name: Block of the {{ time }} time
+  environment: "{{ {'TIME': time} }}"
+  block:
+    - ansible.builtin.set_fact:
+        known: "{{ time }}"
+    - ansible.builtin.command: echo environment of the $TIME time
+      args: { expand_argument_vars: true }
+      register: told
+      changed_when: false
+    - ansible.builtin.debug:
+        msg: "{{ known }}: {{ told.stdout }}"
 """
 MORE = """
 - ansible.builtin.debug:
@@ -239,12 +311,12 @@ MORE = """
 """
 
 
-def run_play(folder: Path, text: str) -> subprocess.CompletedProcess[str]:
+def run_play(folder: Path, text: str, *options: str) -> subprocess.CompletedProcess[str]:
     """Run a play with this project's configuration."""
     (folder / "play.yml").write_text(text)
     environment = {k: v for k, v in os.environ.items() if not k.startswith("ANSIBLE_")}
     return subprocess.run(
-        ["ansible-playbook", str(folder / "play.yml")],
+        ["ansible-playbook", str(folder / "play.yml"), *options],
         cwd=ROOT,
         env=environment | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")},
         capture_output=True,
@@ -256,6 +328,7 @@ def run_play(folder: Path, text: str) -> subprocess.CompletedProcess[str]:
 def test_tasks_that_start_no_program_are_done_without_a_fork(tmp_path: Path) -> None:
     """And leave no trace in tasks and variables, as if there had been one."""
     (tmp_path / "more.yml").write_text(MORE)
+    (tmp_path / "again.yml").write_text(AGAIN)
     run = run_play(tmp_path, WORKERS)
     assert run.returncode == 0, run.stdout + run.stderr
     lines = run.stdout.splitlines()
@@ -267,6 +340,18 @@ def test_tasks_that_start_no_program_are_done_without_a_fork(tmp_path: Path) -> 
     assert "said ['one of nowhere', 'two of nowhere'] no word" in run.stdout
     assert "rescued: " in run.stdout and "nobody" in run.stdout
     assert "never False" in run.stdout
+    assert "streams 3" in run.stdout
+    assert "first: environment of the first time" in run.stdout
+    assert "second: environment of the second time" in run.stdout
+
+
+def test_a_task_is_each_host_s_own(tmp_path: Path) -> None:
+    hosts = {name: HERE for name in ("one", "two")}
+    (tmp_path / "hosts.yml").write_text(json.dumps({"dev_stack": {"hosts": hosts}}))
+    debug = {"ansible.builtin.debug": {"msg": "this is {{ inventory_hostname }}"}}
+    play = [{"hosts": "dev_stack", "gather_facts": False, "tasks": [debug]}]
+    run = run_play(tmp_path, json.dumps(play), "-i", str(tmp_path / "hosts.yml"))
+    assert run.stdout.splitlines()[:2] == ["this is one", "this is two"], run.stdout + run.stderr
 
 
 def test_an_error_within_ansible_ends_the_run(tmp_path: Path) -> None:

@@ -1,14 +1,14 @@
 #!/usr/bin/python
-"""Ansible module: stop several containers at the same time."""
+"""Ansible module: stop and remove several containers at the same time."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
-module: stack_stop
-short_description: Stop containers, those of one group at the same time
+module: stack_remove
+short_description: Stop and remove containers, those of one group at the same time
 description:
-  - Asks each container to end, gives it its own stop timeout, and waits for all of a group before
-    the next group is asked. Containers that are not there, or do not run, are fine.
+  - Asks each container to end, gives it its own stop timeout, and removes it. The next group is asked
+    once all of a group are gone. Containers that are not there are fine; volumes with a name stay.
 options:
   docker_host:
     description: Address of the engine.
@@ -22,10 +22,10 @@ options:
 attributes:
   check_mode:
     support: full
-    description: Tells whether one of them runs.
+    description: Tells whether one of them is there.
   idempotent:
     support: full
-    description: What does not run is left alone.
+    description: What is gone is left alone.
 author: HYVVE
 """
 
@@ -38,22 +38,24 @@ from ansible.module_utils.dev_stack import connect
 PATIENCE = 600
 
 
-def stop(docker_host: str, name: str, check_mode: bool) -> bool:
-    """Stop one container; whether it ran. Raises docker.errors.APIError."""
+def remove(docker_host: str, name: str, check_mode: bool) -> bool:
+    """Stop and remove one container; whether it was there. Raises docker.errors.APIError."""
     from docker.errors import NotFound  # type: ignore[import-untyped]
 
     client = connect(docker_host, timeout=PATIENCE)  # its connections are for one thread each
     try:
         state = client.inspect_container(name)["State"]
-        if state["Running"] and not check_mode:
-            if state["Paused"]:  # as which it would not hear that it is asked
-                client.unpause(name)
-            client.stop(name)
+        if check_mode:
+            return True
+        if state["Paused"]:  # as which it would not hear that it is asked
+            client.unpause(name)
+        client.stop(name)
+        client.remove_container(name, v=True)  # volumes without a name; one with a name stays
     except NotFound:
         return False
     finally:
         client.close()
-    return bool(state["Running"])
+    return True
 
 
 def main() -> None:
@@ -66,16 +68,16 @@ def main() -> None:
         supports_check_mode=True,
     )
     host = module.params["docker_host"]
-    stopped: list[str] = []
+    removed: list[str] = []
     for names in filter(None, module.params["groups"]):
         with ThreadPoolExecutor(len(names)) as pool:
-            running = {name: pool.submit(stop, host, name, module.check_mode) for name in names}
-        for name, one in running.items():
+            leaving = {name: pool.submit(remove, host, name, module.check_mode) for name in names}
+        for name, one in leaving.items():
             if error := one.exception():
-                module.fail_json(clear=True, msg=f"{name} could not be stopped: {error}")
+                module.fail_json(clear=True, msg=f"{name} could not be removed: {error}")
             if one.result():
-                stopped.append(name)
-    module.exit_json(changed=bool(stopped), stopped=stopped)
+                removed.append(name)
+    module.exit_json(changed=bool(removed), removed=removed)
 
 
 if __name__ == "__main__":
