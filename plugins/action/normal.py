@@ -40,7 +40,7 @@ COLLECTION = "community.docker."
 
 # Where a packed module finds them as well.
 ansible.module_utils.__path__.append(str(PLUGINS / "module_utils"))
-
+from ansible.module_utils.dev_stack import ENDING, tidy_up_when_ended
 
 Builtin = action_loader.get("ansible.builtin.normal", class_only=True)
 
@@ -155,19 +155,17 @@ def as_if_alone() -> Iterator[None]:
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """Let Ctrl-C end a module in such a way that it can tidy up; a worker would end at once."""
-
-    def leave(number: int, frame: Any) -> None:
-        raise SystemExit(128 + number)
-
+    """Let a signal end a module in such a way that it can tidy up; a worker would end at once."""
     if multiprocessing.parent_process() is None:  # Ansible itself ends as it should
         yield
         return
-    before = signal.signal(signal.SIGINT, leave)
+    before = {number: signal.getsignal(number) for number in ENDING}
+    tidy_up_when_ended()
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def call(main: Callable[[], None], arguments: dict[str, Any]) -> dict[str, Any]:

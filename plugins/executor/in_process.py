@@ -27,7 +27,7 @@ from ansible.playbook.task import Task
 from ansible.plugins import strategy
 
 COLLECTION = "community.docker."
-# All that is entered a dozen times a run. Not those that have something to tidy up when they are
+# All that `up` takes. Not those that have something to tidy up when they are
 # ended, or to see to after Ansible's end: image_builds, stack_job, stack_remove and what reads data.
 MODULES = {"env_file", "secret_files", "stack_info", "stack_record", "stack_secrets", "stack_wait"}
 ACTIONS = {"assert", "debug", "fail", "include_role", "include_tasks", "set_fact"}
@@ -36,15 +36,19 @@ ACTIONS |= {"stack_description", "validate_argument_spec"}
 
 def starts_no_program(task: Task, variables: dict[str, Any]) -> bool:
     """Whether a task is done on this machine, by code that is here, for this user, and waited for."""
-    elsewhere = task.async_val or task.become or task.delegate_to or any(task.environment or [])
-    if elsewhere or variables.get("ansible_connection") != "local":
+    waited_for = not (task.async_val or task.delegate_to or any(task.environment or []))
+    this_user = not (task.become or variables.get("ansible_become"))
+    local = variables.get("ansible_connection") == "local"
+    if not (waited_for and this_user and local):
         return False
     name = task.action.removeprefix("ansible.builtin.").removeprefix("ansible.legacy.")
     if name in ACTIONS:
         return True
-    interpreter = variables.get("ansible_python_interpreter")
-    this_one = interpreter in {"{{ ansible_playbook_python }}", sys.executable}
-    return this_one and (name in MODULES or name.startswith(COLLECTION))
+    this_python = (
+        variables.get("ansible_python_interpreter") == "{{ ansible_playbook_python }}"
+        and variables.get("ansible_playbook_python") == sys.executable
+    )
+    return this_python and (name in MODULES or name.startswith(COLLECTION))
 
 
 class Worker(worker.WorkerProcess):  # type: ignore[misc]

@@ -45,13 +45,22 @@ def process_name(number: int | None = None) -> str:
     return f"{platform.node()}:{process.pid}:{int(process.create_time())}"
 
 
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
 def tidy_up_when_ended() -> None:
-    """Have signals that would end this process at once end it as Ctrl-C does: `finally` is done."""
+    """Have signals that would end this process have it do its `finally`, and then end.
+
+    The first one does; what follows is ignored. Ansible sends SIGTERM right after Ctrl-C, and
+    people press that again.
+    """
 
     def leave(number: int, frame: Any) -> None:
+        for one in ENDING:
+            signal.signal(one, signal.SIG_IGN)
         raise SystemExit(128 + number)
 
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in ENDING:
         signal.signal(number, leave)
 
 

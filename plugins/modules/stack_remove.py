@@ -29,6 +29,7 @@ attributes:
 author: HYVVE
 """
 
+import contextlib
 from concurrent.futures import ThreadPoolExecutor
 
 from ansible.module_utils.basic import AnsibleModule
@@ -40,22 +41,32 @@ PATIENCE = 600
 
 def remove(docker_host: str, name: str, check_mode: bool) -> bool:
     """Stop and remove one container; whether it was there. Raises docker.errors.APIError."""
-    from docker.errors import NotFound  # type: ignore[import-untyped]
+    from docker.errors import APIError, NotFound  # type: ignore[import-untyped]
 
     client = connect(docker_host, timeout=PATIENCE)  # its connections are for one thread each
     try:
-        state = client.inspect_container(name)["State"]
+        try:
+            state = client.inspect_container(name)["State"]
+        except NotFound:
+            return False
         if check_mode:
             return True
-        if state["Paused"]:  # as which it would not hear that it is asked
-            client.unpause(name)
-        client.stop(name)
-        client.remove_container(name, v=True)  # volumes without a name; one with a name stays
-    except NotFound:
-        return False
+        try:
+            if state["Paused"]:  # as which it would not hear that it is asked
+                client.unpause(name)
+            if state["Running"]:
+                client.stop(name)
+            client.remove_container(name, v=True)  # volumes without a name; one with a name stays
+        except NotFound:
+            pass
+        except APIError as error:
+            if "already in progress" not in str(error):
+                raise
+            with contextlib.suppress(NotFound):
+                client.wait(name, condition="removed")
+        return True
     finally:
         client.close()
-    return True
 
 
 def main() -> None:
@@ -72,11 +83,11 @@ def main() -> None:
     for names in filter(None, module.params["groups"]):
         with ThreadPoolExecutor(len(names)) as pool:
             leaving = {name: pool.submit(remove, host, name, module.check_mode) for name in names}
-        for name, one in leaving.items():
-            if error := one.exception():
-                module.fail_json(clear=True, msg=f"{name} could not be removed: {error}")
-            if one.result():
-                removed.append(name)
+        errors = {name: error for name, one in leaving.items() if (error := one.exception())}
+        removed += [name for name in names if name not in errors and leaving[name].result()]
+        if errors:
+            lines = [f"{name} could not be removed: {error}" for name, error in errors.items()]
+            module.fail_json(clear=True, msg="\n".join(lines), changed=bool(removed))
     module.exit_json(changed=bool(removed), removed=removed)
 
 

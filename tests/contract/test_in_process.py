@@ -139,13 +139,16 @@ def main():
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(10)
     finally:
+        for number in also:
+            os.kill(os.getpid(), number)
         print("tidied up", file=sys.__stdout__, flush=True)
 """
 
 
 def test_ctrl_c_lets_a_module_tidy_up_in_a_worker() -> None:
-    """Which itself would end at once."""
+    """Which itself would end at once. Ansible sends SIGTERM as well, and people press it again."""
     run = program(f"""{TIDY}
+also = [signal.SIGTERM, signal.SIGINT]
 def work():
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     print(normal.call(main, {{}})["rc"], signal.getsignal(signal.SIGINT) == signal.SIG_DFL, flush=True)
@@ -157,6 +160,7 @@ worker.start(), worker.join()
 
 def test_ctrl_c_ends_the_run_of_a_module_that_is_here() -> None:
     run = program(f"""{TIDY}
+also = []
 normal.call(main, {{}})
 print("went on")
 """)
@@ -222,6 +226,9 @@ HERE = {
         (True, "community.docker.docker_volume", {}, {}),
         (True, "debug", {}, {"ansible_python_interpreter": "/another/python"}),
         (False, "stack_info", {}, {"ansible_python_interpreter": "/another/python"}),
+        (False, "stack_info", {}, {"ansible_python_interpreter": ["any"]}),
+        (False, "stack_info", {}, {"ansible_playbook_python": "/another/python"}),
+        (False, "debug", {}, {"ansible_become": True}),
         (False, "debug", {}, {"ansible_connection": "ssh"}),
         (False, "debug", {}, {"ansible_connection": "{{ any }}"}),
         (False, "debug", {"delegate_to": "another"}, {}),
@@ -239,13 +246,14 @@ HERE = {
 def test_which_tasks_are_done_here(
     here: bool, action: str, task: dict[str, Any], variables: dict[str, Any]
 ) -> None:
+    variables_here = HERE | {"ansible_playbook_python": sys.executable}
     run = program(f"""
 from types import SimpleNamespace
 sys.path.insert(0, "plugins/executor")
 import in_process
 task = SimpleNamespace(**{{"async_val": 0, "become": None, "delegate_to": None, "environment": []}} | {task})
 task.action = "{action}"
-print(bool(in_process.starts_no_program(task, {HERE | variables})))
+print(bool(in_process.starts_no_program(task, {variables_here | variables})))
 """)
     assert run.stdout == f"{here}\n", run.stderr
 
@@ -346,7 +354,7 @@ def test_tasks_that_start_no_program_are_done_without_a_fork(tmp_path: Path) -> 
 
 
 def test_a_task_is_each_host_s_own(tmp_path: Path) -> None:
-    hosts = {name: HERE for name in ("one", "two")}
+    hosts = dict.fromkeys(("one", "two"), HERE)
     (tmp_path / "hosts.yml").write_text(json.dumps({"dev_stack": {"hosts": hosts}}))
     debug = {"ansible.builtin.debug": {"msg": "this is {{ inventory_hostname }}"}}
     play = [{"hosts": "dev_stack", "gather_facts": False, "tasks": [debug]}]
