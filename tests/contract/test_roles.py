@@ -1,6 +1,7 @@
 """Each role: its argument spec, its defaults, and the shape that all service roles share."""
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -212,6 +213,28 @@ def test_a_volume_tells_where_its_secrets_are(role: str) -> None:
         if "community.docker.docker_volume" in task
     )
     assert volume["labels"]["dev-stack.state-dir"]
+
+
+def every_task(content: Any) -> Iterator[dict[str, Any]]:
+    """All tasks of a file, those within blocks as well."""
+    for task in content or []:
+        yield task
+        for part in ("block", "rescue", "always"):
+            yield from every_task(task.get(part))
+
+
+def test_a_container_that_goes_takes_its_volumes_without_a_name_along() -> None:
+    """An image's volumes where nothing is mounted; the module's default keeps them for nobody."""
+    removed = [
+        task["community.docker.docker_container"]
+        for folder in ("playbooks/tasks", "roles")
+        for file in sorted((ROOT / folder).rglob("*.yml"))
+        if file.parent.name == "tasks"
+        for task in every_task(read_yaml(str(file.relative_to(ROOT))))
+        if task.get("community.docker.docker_container", {}).get("state") == "absent"
+    ]
+    assert len(removed) >= 10
+    assert [task["name"] for task in removed if task.get("keep_volumes") is not False] == []
 
 
 def test_what_cannot_work_is_told_before_secrets_are_touched() -> None:
