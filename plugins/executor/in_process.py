@@ -27,15 +27,19 @@ from ansible.playbook.task import Task
 from ansible.plugins import strategy
 
 COLLECTION = "community.docker."
-# All that `up` takes. Not those that have something to tidy up when they are
-# ended, or to see to after Ansible's end: image_builds, stack_job, stack_remove and what reads data.
+# What `up` runs through. Not those that have something to tidy up when they are ended, or to see to
+# after Ansible's end: image_builds, stack_job, stack_remove and what reads data.
 MODULES = {"env_file", "secret_files", "stack_info", "stack_record", "stack_secrets", "stack_wait"}
 ACTIONS = {"assert", "debug", "fail", "include_role", "include_tasks", "set_fact"}
 ACTIONS |= {"stack_description", "validate_argument_spec"}
 
 
 def starts_no_program(task: Task, variables: dict[str, Any]) -> bool:
-    """Whether a task is done on this machine, by code that is here, for this user, and waited for."""
+    """Whether a task is done on this machine, by code that is here, for this user, and waited for.
+
+    Takes values as they are written, and in doubt says no; where a module is then called,
+    plugins/action/normal.py decides by what they are templated to.
+    """
     waited_for = not (task.async_val or task.delegate_to or any(task.environment or []))
     this_user = not (task.become or variables.get("ansible_become"))
     local = variables.get("ansible_connection") == "local"
