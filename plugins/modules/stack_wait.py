@@ -8,7 +8,8 @@ module: stack_wait
 short_description: Wait for containers to be healthy
 description:
   - Waits for all of them at once. One that exits, keeps restarting or turns unhealthy ends the
-    wait at once, with its last log lines and, where known, the fix.
+    wait at once, with its last log lines and, where known, the fix. One that the engine restarts
+    once, after it had run, is waited for.
   - A container without a health check counts only while it runs.
 options:
   docker_host:
@@ -43,16 +44,38 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.dev_stack import connect, explain
 
 LOG_LINES = 12
+# A container that ran for less than this is restarted later each time
+# (https://docs.docker.com/reference/cli/docker/container/run/#restart).
+SHORT_RUN = 10.0
 
 
-def verdict(state: dict[str, Any], restarts: int, known_probe: str | None) -> tuple[bool, str]:
+def moment(stamp: str) -> float:
+    """An engine's timestamp as seconds since 1970; raises ValueError.
+
+    Its nanoseconds and Z are more than Python 3.10 reads.
+    """
+    return datetime.fromisoformat(stamp[:19] + "+00:00").timestamp() + float(f"0{stamp[19:-1]}")
+
+
+def ran_briefly(state: dict[str, Any]) -> bool:
+    """Whether a container that the engine is about to restart ended soon after it was started."""
+    return moment(state["FinishedAt"]) - moment(state["StartedAt"]) < SHORT_RUN
+
+
+def verdict(
+    state: dict[str, Any], restarts: int, known_restarts: int, known_probe: str | None
+) -> tuple[bool, str]:
     """(healthy, reason to give up or "") for one container's State.
 
-    Takes how often it was restarted, and when the last health probe before the wait began.
+    Takes how often the engine restarted it, how often before the wait began, and when the last
+    health probe before that began.
     """
     if state.get("Paused"):
         return False, "it is paused"
-    if state.get("Restarting") or (restarts > 0 and not state["Running"]):
+    if state.get("Restarting"):
+        again = restarts > known_restarts or (restarts > 1 and ran_briefly(state))
+        return False, f"it keeps exiting with status {state['ExitCode']}" if again else ""
+    if restarts > 0 and not state["Running"]:
         return False, f"it keeps exiting with status {state['ExitCode']}"
     if not state["Running"] and state["Status"] != "created":
         if state.get("OOMKilled"):
@@ -78,9 +101,7 @@ def last_lines(client: Any, name: str) -> str:
     said = b""
     try:
         started = client.inspect_container(name)["State"]["StartedAt"]
-        # Nanoseconds and Z are more than Python 3.11 and older read.
-        since = datetime.fromisoformat(started[:19] + "+00:00").timestamp()
-        said = client.logs(name, tail=LOG_LINES, since=since + float(f"0{started[19:-1]}"))
+        said = client.logs(name, tail=LOG_LINES, since=moment(started))
     except Exception:
         pass
     try:
@@ -108,7 +129,7 @@ def main() -> None:
     begun = time.monotonic()
     waiting = dict.fromkeys(module.params["containers"], "")
     failures: dict[str, str] = {}
-    known_probes: dict[str, str | None] = {}
+    known: dict[str, tuple[int, str | None]] = {}
     while waiting and not failures:
         for name in list(waiting):
             try:
@@ -117,8 +138,9 @@ def main() -> None:
                 failures[name] = f"it is gone ({error})"
                 continue
             probes = (data["State"].get("Health") or {}).get("Log") or [{}]
-            known = known_probes.setdefault(name, probes[-1].get("Start"))
-            healthy, reason = verdict(data["State"], data.get("RestartCount", 0), known)
+            restarts = data.get("RestartCount", 0)
+            before = known.setdefault(name, (restarts, probes[-1].get("Start")))
+            healthy, reason = verdict(data["State"], restarts, *before)
             if healthy:
                 del waiting[name]
             elif reason:

@@ -24,34 +24,53 @@ def state(health: str | None = None, failing: int = 0, **other: Any) -> dict[str
 
 
 STOPPED: dict[str, Any] = {"Running": False, "Status": "exited", "ExitCode": 3}
+STARTED = "2026-11-28T02:41:28.747001122Z"
+
+
+def restarting(ended: str) -> dict[str, Any]:
+    """The State of one that the engine is about to restart; it was started at STARTED."""
+    return state(
+        Restarting=True, Status="restarting", ExitCode=3, StartedAt=STARTED, FinishedAt=ended
+    )
+
+
+SOON, LATE = restarting("2026-11-28T02:41:38.5Z"), restarting("2026-11-28T02:41:38.8Z")
 
 
 @pytest.mark.parametrize(
-    ("seen", "restarts", "known_probe", "expected"),
+    ("seen", "restarts", "known_restarts", "known_probe", "expected"),
     [
-        (state(), 0, None, (True, "")),
-        (state("healthy"), 0, "t1", (True, "")),
-        (state("starting"), 0, None, (False, "")),
+        (state(), 0, 0, None, (True, "")),
+        (state("healthy"), 0, 0, "t1", (True, "")),
+        (state("starting"), 0, 0, None, (False, "")),
         # Its last probe failed; the next one tells.
-        (state("healthy", failing=1), 0, "t1", (False, "")),
+        (state("healthy", failing=1), 0, 0, "t1", (False, "")),
         # What was found before the wait began is not held against it.
-        (state("unhealthy"), 0, "t1", (False, "")),
-        (state("unhealthy"), 0, "t0", (False, "its health check fails: refused")),
-        (state("unhealthy"), 0, None, (False, "its health check fails: refused")),
-        (state(**STOPPED), 0, None, (False, "it exited with status 3")),
-        (state(**STOPPED), 2, None, (False, "it keeps exiting with status 3")),
-        (state(**STOPPED | {"Status": "created"}), 0, None, (False, "")),
-        (state("healthy", Paused=True), 0, "t1", (False, "it is paused")),
+        (state("unhealthy"), 0, 0, "t1", (False, "")),
+        (state("unhealthy"), 0, 0, "t0", (False, "its health check fails: refused")),
+        (state("unhealthy"), 0, 0, None, (False, "its health check fails: refused")),
+        (state(**STOPPED), 0, 0, None, (False, "it exited with status 3")),
+        (state(**STOPPED), 2, 2, None, (False, "it keeps exiting with status 3")),
+        (state(**STOPPED | {"Status": "created"}), 0, 0, None, (False, "")),
+        (LATE, 1, 1, None, (False, "")),
+        (SOON, 1, 1, None, (False, "")),
+        (LATE, 2, 2, None, (False, "")),
+        (SOON, 2, 2, None, (False, "it keeps exiting with status 3")),
+        # Again, while it is waited for.
+        (LATE, 2, 1, None, (False, "it keeps exiting with status 3")),
+        (SOON, 1, 0, None, (False, "it keeps exiting with status 3")),
+        (state("healthy", Paused=True), 0, 0, "t1", (False, "it is paused")),
     ],
 )
 def test_verdict(
     stack_wait: ModuleType,
     seen: dict[str, Any],
     restarts: int,
+    known_restarts: int,
     known_probe: str | None,
     expected: tuple[bool, str],
 ) -> None:
-    assert stack_wait.verdict(seen, restarts, known_probe) == expected
+    assert stack_wait.verdict(seen, restarts, known_restarts, known_probe) == expected
 
 
 class Engine:
