@@ -8,8 +8,8 @@ module: stack_wait
 short_description: Wait for containers to be healthy
 description:
   - Waits for all of them at once. One that exits, keeps restarting or turns unhealthy ends the
-    wait at once, with its last log lines and, where known, the fix. One that the engine restarts
-    once, after it had run, is waited for.
+    wait at once, with its last log lines and, where known, the fix.
+  - One that the engine restarts once, after it had run for a while, is waited for.
   - A container without a health check counts only while it runs.
 options:
   docker_host:
@@ -44,17 +44,14 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.dev_stack import connect, explain
 
 LOG_LINES = 12
-# A container that ran for less than this is restarted later each time
-# (https://docs.docker.com/reference/cli/docker/container/run/#restart).
+# Before the engine starts it again, a container that ran for less than this waits twice as long as
+# the last time (https://docs.docker.com/reference/cli/docker/container/run/#restart).
 SHORT_RUN = 10.0
 
 
 def moment(stamp: str) -> float:
-    """An engine's timestamp as seconds since 1970; raises ValueError.
-
-    Its nanoseconds and Z are more than Python 3.10 reads.
-    """
-    return datetime.fromisoformat(stamp[:19] + "+00:00").timestamp() + float(f"0{stamp[19:-1]}")
+    """An engine's timestamp as seconds since 1970. Raises ValueError."""
+    return datetime.fromisoformat(stamp).timestamp()
 
 
 def ran_briefly(state: dict[str, Any]) -> bool:
@@ -72,8 +69,9 @@ def verdict(
     """
     if state.get("Paused"):
         return False, "it is paused"
+    again = restarts - known_restarts > 1
     if state.get("Restarting"):
-        again = restarts > known_restarts or (restarts > 1 and ran_briefly(state))
+        again = again or (restarts > min(known_restarts, 1) and ran_briefly(state))
         return False, f"it keeps exiting with status {state['ExitCode']}" if again else ""
     if restarts > 0 and not state["Running"]:
         return False, f"it keeps exiting with status {state['ExitCode']}"
@@ -90,7 +88,9 @@ def verdict(
         said = str(log[-1].get("Output", "")).strip().splitlines()
         return False, "its health check fails" + (f": {said[-1]}" if said else "")
     # One whose last probe failed is called healthy until several have.
-    return health["Status"] == "healthy" and not health.get("FailingStreak"), ""
+    healthy = health["Status"] == "healthy" and not health.get("FailingStreak")
+    # Its status is forgotten once it runs again.
+    return healthy, "it keeps exiting" if again and not healthy else ""
 
 
 def last_lines(client: Any, name: str) -> str:

@@ -52,13 +52,18 @@ SOON, LATE = restarting("2026-11-28T02:41:38.5Z"), restarting("2026-11-28T02:41:
         (state(**STOPPED), 0, 0, None, (False, "it exited with status 3")),
         (state(**STOPPED), 2, 2, None, (False, "it keeps exiting with status 3")),
         (state(**STOPPED | {"Status": "created"}), 0, 0, None, (False, "")),
+        # Restarted once: a server that was told to end, or killed for its memory.
         (LATE, 1, 1, None, (False, "")),
-        (SOON, 1, 1, None, (False, "")),
         (LATE, 2, 2, None, (False, "")),
-        (SOON, 2, 2, None, (False, "it keeps exiting with status 3")),
-        # Again, while it is waited for.
-        (LATE, 2, 1, None, (False, "it keeps exiting with status 3")),
+        (LATE, 1, 0, None, (False, "")),
+        (SOON, 1, 1, None, (False, "")),
+        # Again and again.
         (SOON, 1, 0, None, (False, "it keeps exiting with status 3")),
+        (SOON, 2, 2, None, (False, "it keeps exiting with status 3")),
+        (LATE, 3, 1, None, (False, "it keeps exiting with status 3")),
+        (state("starting"), 3, 1, None, (False, "it keeps exiting")),
+        (state("starting"), 2, 1, None, (False, "")),
+        (state("healthy"), 3, 1, None, (True, "")),
         (state("healthy", Paused=True), 0, 0, "t1", (False, "it is paused")),
     ],
 )
@@ -95,7 +100,7 @@ class Engine:
     ("started", "since", "shown"),
     [
         ("2026-11-23T08:00:00.5Z", 1795420800.5, "    refused"),
-        ("2026-11-23T08:00:00.123456789Z", 1795420800.123456789, "    refused"),
+        ("2026-11-23T08:00:00.123456789Z", 1795420800.123456, "    refused"),
         ("2026-11-23T08:00:00Z", 1795420800.0, "    refused"),
         ("never", None, "    refused\n    refused"),
     ],
