@@ -71,6 +71,7 @@ def verdict(
         return False, "it is paused"
     again = restarts - known_restarts > 1
     if state.get("Restarting"):
+        # A short run tells if it is one of this wait, or not the first.
         again = again or (restarts > min(known_restarts, 1) and ran_briefly(state))
         return False, f"it keeps exiting with status {state['ExitCode']}" if again else ""
     if restarts > 0 and not state["Running"]:

@@ -159,6 +159,26 @@ def test_a_redis_with_another_password_is_looked_into(
     assert stack.inspect("redis")["RestartCount"] == 0
 
 
+def test_a_redis_that_is_full_is_told_and_left_as_it_is(
+    stack: Stack, settled: dict[str, str]
+) -> None:
+    log_in = f"REDISCLI_AUTH={stack.secrets()['redis_password']} redis-cli"
+    occupy = stack.client.exec_create(
+        f"{NAME}_redis", ["sh", "-c", f"{log_in} BLPOP occupied 600"], stderr=True
+    )
+    stack.client.exec_start(occupy["Id"], detach=True)
+    eventually(lambda: "cmd=blpop" in stack.exec("redis", "sh", "-c", f"{log_in} CLIENT LIST"))
+    stack.exec("redis", "sh", "-c", f"{log_in} CONFIG SET maxclients 1")
+    try:
+        eventually(lambda: stack.inspect("redis")["State"]["Health"]["FailingStreak"])
+        result = stack.play("dev", "--tags", "redis")
+        assert result.returncode != 0
+        assert "max number of clients reached" in result.stdout + result.stderr
+        assert stack.started()["redis"] == settled["redis"]
+    finally:
+        stack.client.restart(f"{NAME}_redis", timeout=20)
+
+
 def test_a_setting_reaches_its_service_and_no_other(stack: Stack, settled: dict[str, str]) -> None:
     before = memory(stack, "redis")
     assert entered(stack, "-e", "redis_memory=300m") == {"images", "redis"}
