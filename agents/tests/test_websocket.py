@@ -1,51 +1,13 @@
 """WebSocket connections: who may open one, and how much one may ask."""
 
-import json
 from typing import Any
 
 import pytest
 from agentos.websocket import LOGIN_ATTEMPTS, LOGIN_CHARACTERS
-from websockets.exceptions import ConnectionClosed, InvalidStatus
-from websockets.sync.client import ClientConnection, connect
+from websockets.exceptions import InvalidStatus
 
-from tests.servers import PATIENCE_S, Service
-from tests.tokens import token
-
-
-def opened(service: Service, **options: Any) -> ClientConnection:
-    """Open a connection."""
-    socket: ClientConnection = connect(
-        f"ws://127.0.0.1:{service.port}/workflows/ws",
-        proxy=None,
-        open_timeout=PATIENCE_S,
-        **options,
-    )
-    return socket
-
-
-def said(socket: ClientConnection) -> dict[str, Any]:
-    """Receive an event."""
-    return dict(json.loads(socket.recv(timeout=PATIENCE_S)))
-
-
-def wait_for(socket: ClientConnection, event: str) -> dict[str, Any]:
-    """Receive events until there is one of a kind."""
-    while True:
-        found = said(socket)
-        if found["event"] == event:
-            return found
-
-
-def told(socket: ClientConnection, *messages: object) -> list[dict[str, Any]]:
-    """Send messages, then receive all events until the connection is closed."""
-    events = []
-    try:
-        for message in messages:
-            socket.send(json.dumps(message))
-        while True:
-            events.append(said(socket))
-    except ConnectionClosed:
-        return events
+from tests.servers import Service
+from tests.websocket import authenticate, opened, said, send, until_closed, wait_for
 
 
 @pytest.mark.parametrize(
@@ -74,7 +36,7 @@ def test_nothing_is_done_before_a_token(service: Service) -> None:
     with opened(service) as socket:
         said(socket)
         messages = [{"action": "start-workflow", "workflow_id": "stack-check"}] * 20
-        events = told(socket, *messages)
+        events = until_closed(socket, *messages)
         assert socket.close_code == 1008
     assert [event["event"] for event in events] == [
         *["auth_required"] * LOGIN_ATTEMPTS,
@@ -86,11 +48,10 @@ def test_a_long_message_needs_a_token(service: Service) -> None:
     long = {"action": "ping", "x": "y" * LOGIN_CHARACTERS}
     with opened(service) as socket:
         said(socket)
-        socket.send(json.dumps(long))
+        send(socket, long)
         assert said(socket)["event"] == "auth_error"
-        socket.send(json.dumps({"action": "authenticate", "token": token()}))
-        wait_for(socket, "authenticated")
-        socket.send(json.dumps(long))
+        authenticate(socket)
+        send(socket, long)
         wait_for(socket, "pong")
 
 
@@ -100,7 +61,7 @@ def test_a_message_has_a_limit(service: Service, compressed: bool) -> None:
     with opened(service, compression="deflate" if compressed else None) as socket:
         said(socket)
         assert socket.protocol.extensions == []
-        told(socket, {"action": "ping", "x": [{}] * 200_000})
+        until_closed(socket, {"action": "ping", "x": [{}] * 200_000})
         assert socket.close_code == 1009
     assert service.get("/health").status_code == 200
 
@@ -115,11 +76,8 @@ def test_a_message_has_a_limit(service: Service, compressed: bool) -> None:
 )
 def test_a_run_takes_sound_values(service: Service, message: dict[str, Any]) -> None:
     with opened(service) as socket:
-        said(socket)
-        socket.send(json.dumps({"action": "authenticate", "token": token()}))
-        wait_for(socket, "authenticated")
-        action = {"action": "start-workflow", "workflow_id": "stack-check"}
-        socket.send(json.dumps(action | message))
+        authenticate(socket)
+        send(socket, {"action": "start-workflow", "workflow_id": "stack-check"} | message)
         assert wait_for(socket, "error")["error"]["code"] == "invalid_request"
-        socket.send(json.dumps({"action": "ping"}))
+        send(socket, {"action": "ping"})
         wait_for(socket, "pong")

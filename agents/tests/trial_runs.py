@@ -16,10 +16,11 @@ from agentos.workflows.base import Workflow
 from agentos.workflows.steps import StepFailedError, step
 from agno.workflow import StepInput
 from starlette.types import ASGIApp
-from websockets.sync.client import ClientConnection, connect
+from websockets.sync.client import ClientConnection
 
 from tests.servers import PATIENCE_S, Service, wait_until
 from tests.tokens import token
+from tests.websocket import authenticate, opened
 
 # Runs this application as `python -m agentos` runs its own.
 PROGRAM = (
@@ -186,12 +187,8 @@ def _run_over_websocket(service: Service, message: str, **fields: str) -> Outcom
 @contextmanager
 def open_websocket(service: Service) -> Iterator[ClientConnection]:
     """Connect, and authenticate."""
-    url = service.url.replace("http", "ws", 1) + "/workflows/ws"
-    with connect(url, proxy=None, open_timeout=PATIENCE_S) as socket:
-        assert read(socket)["event"] == "connected"
-        socket.send(json.dumps({"action": "authenticate", "token": token()}))
-        for _ in range(2):  # Agno says it twice
-            assert read(socket)["event"] == "authenticated"
+    with opened(service) as socket:
+        authenticate(socket)
         yield socket
 
 
