@@ -41,20 +41,28 @@ def kill_when(
     Fails the test if the moment never comes, since then nothing was tested.
     """
     limit = time.monotonic() + seconds
-    while not moment():
-        if run.poll() is not None:
-            output = run.communicate()[0]
-            raise AssertionError(f"it ended with {run.returncode} before the moment:\n{output}")
-        if time.monotonic() > limit:
-            os.killpg(run.pid, signal.SIGKILL)
-            raise AssertionError(f"the moment did not come:\n{run.communicate()[0]}")
-        time.sleep(0.02)
-    # Ansible's workers lead sessions of their own: they would go on, and then hang for ever.
-    workers = psutil.Process(run.pid).children(recursive=True) if number == signal.SIGKILL else []
-    os.killpg(run.pid, number)
-    for worker in workers:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            worker.kill()
+    try:
+        while not moment():
+            assert run.poll() is None, f"it ended with {run.returncode} before the moment"
+            assert time.monotonic() < limit, "the moment did not come"
+            time.sleep(0.02)
+    except BaseException:
+        # The next test's runs would be refused while this one is at work.
+        print(end(run, signal.SIGKILL))
+        raise
+    return end(run, number)
+
+
+def end(run: subprocess.Popen[str], number: signal.Signals) -> str:
+    """Send a signal to a run and all it started; its output."""
+    if run.poll() is None:
+        # Ansible's workers lead sessions of their own: they would go on, and then hang for ever.
+        kills = number == signal.SIGKILL
+        workers = psutil.Process(run.pid).children(recursive=True) if kills else []
+        os.killpg(run.pid, number)
+        for worker in workers:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                worker.kill()
     return run.communicate(timeout=PATIENCE)[0]
 
 

@@ -77,10 +77,10 @@ class Stack:
         return data
 
     def services(self) -> list[str]:
-        """The services that have a container, sorted."""
+        """The services that have a container, sorted; a look at a volume, which has none, is "look"."""
         only = {"label": f"{LABEL_STACK}={self.name}"}
-        found = self.client.containers(all=True, filters=only)
-        return sorted(c["Labels"]["dev-stack.service"] for c in found)
+        labels = [c["Labels"] for c in self.client.containers(all=True, filters=only)]
+        return sorted(found.get("dev-stack.service") or found["dev-stack.job"] for found in labels)
 
     def volumes(self) -> list[str]:
         """Names of its volumes, sorted."""
