@@ -199,6 +199,23 @@ def ask_agentos(host: str, port: int, path: str, token: str = "") -> int:
         client.close()
 
 
+def not_ready(host: str, port: int) -> str:
+    """Why AgentOS does not call itself ready, which may take a moment on a busy machine; or ""."""
+    limit = time.monotonic() + TIMEOUT
+    while True:
+        try:
+            status = ask_agentos(host, port, "/ready")
+        except OSError as error:
+            problem = f"could not be asked: {error}"
+        else:
+            if status == 200:
+                return ""
+            problem = f"is not ready (status {status})"
+        if time.monotonic() > limit:
+            return problem
+        time.sleep(0.5)
+
+
 def signed_token(secret: str, issuer: str, audience: str) -> str:
     """A token that holds for a minute and permits to list workflows (JWT, HS256)."""
 
@@ -322,13 +339,8 @@ def main() -> None:
                 "better_auth_secret",
                 lambda secret: show_token(host, at, issuer, audience, secret),
             )
-            try:
-                status = ask_agentos(host, at, "/ready")
-            except OSError as error:
-                lines.append(f"AgentOS at {host}:{at} could not be asked: {error}.")
-            else:
-                if status != 200:
-                    lines.append(f"AgentOS at {host}:{at} is not ready (status {status}).")
+            if problem := not_ready(host, at):
+                lines.append(f"AgentOS at {host}:{at} {problem}.")
         if one := p["pgadmin"]:
             client = connect(p["docker_host"])
             try:

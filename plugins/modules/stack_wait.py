@@ -21,6 +21,13 @@ options:
     type: list
     elements: str
     required: true
+  needed:
+    description:
+      - Those of them on which the health of the others depends. The others are not given up for
+        theirs before these are healthy.
+    type: list
+    elements: str
+    default: []
   timeout:
     description: Seconds to wait for all of them.
     type: float
@@ -59,13 +66,23 @@ def ran_briefly(state: dict[str, Any]) -> bool:
     return moment(state["FinishedAt"]) - moment(state["StartedAt"]) < SHORT_RUN
 
 
+def probes(state: dict[str, Any]) -> list[dict[str, Any]]:
+    """The last health probes that have ended, of a container's State."""
+    return (state.get("Health") or {}).get("Log") or []
+
+
+def last_probe(state: dict[str, Any]) -> str | None:
+    """When the last of them began."""
+    return probes(state)[-1].get("Start") if probes(state) else None
+
+
 def verdict(
     state: dict[str, Any], restarts: int, known_restarts: int, known_probe: str | None
 ) -> tuple[bool, str]:
     """(healthy, reason to give up or "") for one container's State.
 
     Takes how often the engine restarted it, how often before the wait began, and when the last
-    health probe before that began.
+    health probe began that does not count.
     """
     if state.get("Paused"):
         return False, "it is paused"
@@ -83,25 +100,64 @@ def verdict(
     health = state.get("Health")
     if health is None:
         return bool(state["Running"]), ""
-    log = health.get("Log") or [{}]
-    # An old verdict, from before a suspend or a pause, is not held against it.
-    if health["Status"] == "unhealthy" and log[-1].get("Start") != known_probe:
-        said = str(log[-1].get("Output", "")).strip().splitlines()
+    # An old verdict, from before a suspend or a pause, is not held against it; nor is the first
+    # new one, since that probe may have begun before as well.
+    starts = [probe.get("Start") for probe in probes(state)]
+    new = starts[starts.index(known_probe) + 1 :] if known_probe in starts else starts
+    if health["Status"] == "unhealthy" and len(new) > 1:
+        said = str(probes(state)[-1].get("Output", "")).strip().splitlines()
         return False, "its health check fails" + (f": {said[-1]}" if said else "")
     # One whose last probe failed is called healthy until several have.
     healthy = health["Status"] == "healthy" and not health.get("FailingStreak")
-    # Its status is forgotten once it runs again.
-    return healthy, "it keeps exiting" if again and not healthy else ""
+    # Its status is forgotten once it runs again. The engine's first delays are too short to be seen
+    # for sure, and a later one would tell it.
+    often = restarts - known_restarts > 3
+    return healthy, "it keeps exiting" if often and not healthy else ""
 
 
-def last_lines(client: Any, name: str) -> str:
-    """The container's last log lines, indented: those since its last start, if there are any.
+def wait(
+    client: Any, containers: list[str], needed: list[str], timeout: float
+) -> dict[str, tuple[str, str]]:
+    """Wait, and give why containers do not serve and when they were started; {} if all do."""
+    limit = time.monotonic() + timeout
+    waiting = list(containers)
+    failures: dict[str, tuple[str, str]] = {}
+    started: dict[str, str] = {}
+    known_restarts: dict[str, int] = {}
+    known_probes: dict[str, str | None] = {}
+    while True:
+        for name in list(waiting):
+            try:
+                data = client.inspect_container(name)
+            except Exception as error:
+                failures[name] = f"it is gone ({error})", ""
+                continue
+            state, restarts = data["State"], data.get("RestartCount", 0)
+            started[name] = state["StartedAt"]
+            known_restarts.setdefault(name, restarts)
+            depends = name not in needed and not set(needed).isdisjoint(waiting)
+            if depends or name not in known_probes:
+                known_probes[name] = last_probe(state)
+            healthy, reason = verdict(state, restarts, known_restarts[name], known_probes[name])
+            if healthy:
+                waiting.remove(name)
+            elif reason:
+                failures[name] = reason, started[name]
+        if not waiting or failures:
+            return failures
+        if time.monotonic() > limit:
+            late = f"it was not healthy after {timeout:.0f} s"
+            return {name: (late, started[name]) for name in waiting}
+        time.sleep(0.15)
+
+
+def last_lines(client: Any, name: str, started: str) -> str:
+    """The container's last log lines, indented: those since it was started, if there are any.
 
     One that is restarted again and again would otherwise show the same line as often.
     """
     said = b""
     try:
-        started = client.inspect_container(name)["State"]["StartedAt"]
         said = client.logs(name, tail=LOG_LINES, since=moment(started))
     except Exception:
         pass
@@ -119,6 +175,7 @@ def main() -> None:
         argument_spec={
             "docker_host": {"type": "str", "required": True},
             "containers": {"type": "list", "elements": "str", "required": True},
+            "needed": {"type": "list", "elements": "str", "default": []},
             "timeout": {"type": "float", "default": 120},
             "failed": {"type": "str", "default": ""},
         },
@@ -126,36 +183,15 @@ def main() -> None:
     )
     if module.check_mode:
         module.exit_json(changed=False, waited=0)
-    client = connect(module.params["docker_host"])
+    p = module.params
+    client = connect(p["docker_host"])
     begun = time.monotonic()
-    waiting = dict.fromkeys(module.params["containers"], "")
-    failures: dict[str, str] = {}
-    known: dict[str, tuple[int, str | None]] = {}
-    while waiting and not failures:
-        for name in list(waiting):
-            try:
-                data = client.inspect_container(name)
-            except Exception as error:
-                failures[name] = f"it is gone ({error})"
-                continue
-            probes = (data["State"].get("Health") or {}).get("Log") or [{}]
-            restarts = data.get("RestartCount", 0)
-            before = known.setdefault(name, (restarts, probes[-1].get("Start")))
-            healthy, reason = verdict(data["State"], restarts, *before)
-            if healthy:
-                del waiting[name]
-            elif reason:
-                failures[name] = reason
-        if time.monotonic() - begun > module.params["timeout"]:
-            limit = module.params["timeout"]
-            failures.update(dict.fromkeys(waiting, f"it was not healthy after {limit:.0f} s"))
-        if waiting and not failures:
-            time.sleep(0.15)
+    failures = wait(client, p["containers"], p["needed"], p["timeout"])
     if failures:
-        instead = module.params["failed"]
+        instead = p["failed"]
         parts = [instead] if instead else []
-        for name, reason in failures.items():
-            log = last_lines(client, name)
+        for name, (reason, started) in failures.items():
+            log = last_lines(client, name, started)
             parts.append(f"{name} does not serve: {reason}.")
             if log:
                 parts.append(f"Its last words:\n{log}")
@@ -164,7 +200,7 @@ def main() -> None:
             else:
                 more = "" if instead else "More: ./dev logs " + name.split("_")[-1]
                 parts.append(explain(f"{reason}\n{log}") or more)
-        module.fail_json(clear=True, msg="\n".join(filter(None, parts)), failures=failures)
+        module.fail_json(clear=True, msg="\n".join(filter(None, parts)))
     module.exit_json(changed=False, waited=round(time.monotonic() - begun, 1))
 
 

@@ -174,3 +174,27 @@ def test_silence_is_no_refusal(logins: ModuleType) -> None:
 
     found = logins.verdict("Redis", log_in, "new", "old")
     assert len(found) == 2 and all("could not be asked" in line for line in found)
+
+
+@pytest.mark.parametrize(
+    ("answers", "problem"),
+    [
+        ([200], ""),
+        ([503, OSError("timed out"), 200], ""),
+        ([503], "is not ready (status 503)"),
+        ([OSError("timed out")], "could not be asked: timed out"),
+    ],
+)
+def test_one_late_answer_does_not_undo_a_rotation(
+    logins: ModuleType, monkeypatch: pytest.MonkeyPatch, answers: list[Any], problem: str
+) -> None:
+    def ask(*_: object) -> int:
+        answer = answers.pop(0) if len(answers) > 1 else answers[0]
+        if isinstance(answer, OSError):
+            raise answer
+        return int(answer)
+
+    monkeypatch.setattr(logins, "ask_agentos", ask)
+    monkeypatch.setattr(logins, "TIMEOUT", 0.2)
+    monkeypatch.setattr(logins.time, "sleep", lambda _: None)
+    assert logins.not_ready("127.0.0.1", 7777) == problem
