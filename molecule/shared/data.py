@@ -12,6 +12,8 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+SCRIPT = Path(__file__).with_name("data.sql")
+
 # What a database holds, a line for each thing. Sequences count with their values, rows with a sum
 # of their checksums, large objects with their contents.
 CONTENTS = r"""
@@ -82,12 +84,17 @@ ENVIRONMENT = {
 }
 
 
+def line_with(beginning: str) -> str:
+    """The line of data.sql that begins so."""
+    return next(line for line in SCRIPT.read_text().splitlines() if line.startswith(beginning))
+
+
 def fill(client: Any, container: str, scale: int = 10, user: str = "postgres") -> None:
     """Fill a server that runs in a container: data.sql, and pgbench's tables in the database hyvve.
 
     Takes a client of the engine, the container's name and pgbench's scale, 0 for none.
     """
-    text = Path(__file__).with_name("data.sql").read_bytes()
+    text = SCRIPT.read_bytes()
     run_script(client, container, text, "postgres", user, {})
     if scale:
         argv = ["pgbench", "-i", "-q", "-s", str(scale), "-U", user, "hyvve"]

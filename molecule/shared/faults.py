@@ -12,6 +12,9 @@ from collections.abc import Callable
 import psutil  # type: ignore[import-untyped]
 from stack import PATIENCE, PROJECT, Stack
 
+# What a script's shell runs in the background ignores Ctrl-C, and so would all that is started here.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 def begin(
     stack: Stack, playbook: str, *options: str, environment: dict[str, str] | None = None
@@ -30,17 +33,12 @@ def begin(
     )
 
 
-def kill_when(
-    run: subprocess.Popen[str],
-    moment: Callable[[], bool],
-    number: signal.Signals = signal.SIGKILL,
-    seconds: float = 3 * PATIENCE,
-) -> str:
-    """Send a signal to a run and all it started as soon as `moment()` is true; its output.
+def wait_for(run: subprocess.Popen[str], moment: Callable[[], bool]) -> None:
+    """Return as soon as `moment()` is true of a run that is at work.
 
-    Fails the test if the moment never comes, since then nothing was tested.
+    Fails the test if that never comes, since then nothing was tested.
     """
-    limit = time.monotonic() + seconds
+    limit = time.monotonic() + 3 * PATIENCE
     try:
         while not moment():
             assert run.poll() is None, f"it ended with {run.returncode} before the moment"
@@ -50,6 +48,15 @@ def kill_when(
         # The next test's runs would be refused while this one is at work.
         print(end(run, signal.SIGKILL))
         raise
+
+
+def kill_when(
+    run: subprocess.Popen[str],
+    moment: Callable[[], bool],
+    number: signal.Signals = signal.SIGKILL,
+) -> str:
+    """Send a signal to a run and all it started as soon as `moment()` is true; its output."""
+    wait_for(run, moment)
     return end(run, number)
 
 

@@ -116,7 +116,7 @@ def test_a_relative_path_is_the_playbook_s(ways: list[tuple[dict[str, Any], str]
 
 NORMAL = """
 import importlib.util, os, signal, sys, threading
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a job of a shell may ignore it
+signal.signal(signal.SIGINT, signal.default_int_handler)  # as a script's shell has its jobs ignore it
 from ansible.plugins.loader import init_plugin_loader
 init_plugin_loader()
 found = importlib.util.spec_from_file_location("normal_here", "plugins/action/normal.py")

@@ -32,10 +32,10 @@ def main():
             call["handover"] = {"path": path, "mode": stat.S_IMODE(os.stat(path).st_mode)}
             with open(path, "w") as file:
                 file.write(os.environ.get("STUB_HANDOVER", ""))
-    with open(os.environ["STUB_CALLS"], "a") as file:
-        file.write(json.dumps(call) + "\\n")
-    print(os.environ.get("STUB_SAYS", name + " was here"), flush=True)
     try:
+        with open(os.environ["STUB_CALLS"], "a") as file:
+            file.write(json.dumps(call) + "\\n")
+        print(os.environ.get("STUB_SAYS", name + " was here"), flush=True)
         time.sleep(float(os.environ.get("STUB_SLEEPS", "0")))
     except KeyboardInterrupt:
         sys.exit(99)

@@ -1,10 +1,14 @@
 """What the launcher's tests share."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from checkout import Checkout
+
+# What a script's shell runs in the background ignores Ctrl-C, and so would all that is started here.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

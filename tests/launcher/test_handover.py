@@ -7,7 +7,6 @@ import select
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -216,8 +215,7 @@ def test_following_ends_with_all_it_started(
 
 def test_ctrl_c_while_the_playbook_looks(ready: Checkout) -> None:
     process = ready.start("psql", STUB_HANDOVER=SHELL, STUB_SLEEPS="900")
-    wait_until(ready.calls_file.exists)
-    time.sleep(0.2)
+    wait_until(lambda: ready.calls_file.exists() and ready.calls_file.read_text().endswith("\n"))
     os.killpg(process.pid, signal.SIGINT)
     output, errors = process.communicate(timeout=LIMIT)
     assert (process.returncode, output, errors) == (130, "", "")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import subprocess
 import sys
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
@@ -93,7 +96,7 @@ def test_a_schema_that_was_dropped_comes_back(stack: Stack) -> None:
     eventually(lambda: fails(stack))
     output = stack.converge("--tags", "agentos")
     assert "AgentOS: The schema agentos was brought from nothing to" in output
-    assert httpx.get(f"{URL}/ready").status_code == 200
+    eventually(lambda: httpx.get(f"{URL}/ready").status_code == 200)
     assert stack.started() == before
 
 
@@ -162,7 +165,8 @@ def test_a_migration_that_fails_leaves_the_service_as_it_is(stack: Stack) -> Non
     try:
         result = stack.play("dev", "--tags", "agentos", "-e", "agentos_memory=600m")
         assert result.returncode != 0
-        lines = result.stderr.splitlines()
+        # But for what a task says that takes its time.
+        lines = [s for s in result.stderr.splitlines() if not re.match(r"  .* … \d+ s", s)]
         assert lines[0].startswith("Error: AgentOS's database could not be brought up to date")
         assert lines[1].startswith("  agentos migrate: ")
         assert "./dev up" in lines[-1]
@@ -195,13 +199,17 @@ def test_a_frozen_server_is_told_at_once_and_forgotten_when_it_goes_on(stack: St
                     "/workflows/stack-check/runs", data={"message": "x", "stream": "false"}
                 ),
             ):
-                answer = ask()
+                # A busy machine delays what waits for no server as well.
+                delay = 0.0
+                with ThreadPoolExecutor() as pool:
+                    asked = pool.submit(ask)
+                    while not asked.done():
+                        delay = max(delay, client.get("/health").elapsed.total_seconds())
+                        time.sleep(0.05)
+                answer = asked.result()
                 assert answer.status_code == 503, answer.text
                 assert int(answer.headers["Retry-After"]) > 0
-                seconds = answer.elapsed.total_seconds()
-                # A busy machine delays what waits for no server as well.
-                delay = client.get("/health").elapsed.total_seconds() if seconds >= 2 else 0
-                assert seconds < 2 + 3 * delay
+                assert answer.elapsed.total_seconds() < 2 + 3 * delay
             assert client.get("/health").status_code == 200
         finally:
             stack.client.unpause(f"{NAME}_postgres")

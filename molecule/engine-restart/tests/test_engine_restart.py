@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import faults
@@ -32,9 +33,10 @@ def end_engine(sign: int) -> None:
     pid = engine_pid()
     os.kill(pid, sign)
     limit = time.monotonic() + PATIENCE
-    while Path(f"/proc/{pid}").exists() and " Z " not in Path(f"/proc/{pid}/stat").read_text():
-        assert time.monotonic() < limit, "the engine did not end"
-        time.sleep(0.2)
+    with suppress(FileNotFoundError, ProcessLookupError):
+        while " Z " not in Path(f"/proc/{pid}/stat").read_text():
+            assert time.monotonic() < limit, "the engine did not end"
+            time.sleep(0.2)
 
 
 def write(stack: Stack, value: str) -> None:
@@ -89,9 +91,7 @@ def test_killed_while_a_backup_is_restored(stack: Stack) -> None:
     assert made.returncode == 0, made.stdout + made.stderr
     write(stack, "since then")
     run = faults.begin(stack, "restore", "-e", "restore_name=before")
-    job = faults.job_runs(stack, "postgres", "load")
-    while not job():
-        assert run.poll() is None, run.communicate()[0]
+    faults.wait_for(run, faults.job_runs(stack, "postgres", "load"))
     end_engine(signal.SIGKILL)
     output = run.communicate(timeout=PATIENCE)[0]
     assert run.returncode != 0 and "Traceback" not in output, output

@@ -215,6 +215,7 @@ def test_a_step_that_fails_is_put_back(stack: Stack) -> None:
     stack.sql("ALTER SYSTEM SET default_transaction_read_only = on")
     stack.sql("SELECT pg_reload_conf()")
     eventually(lambda: stack.sql("SHOW default_transaction_read_only") == "on")
+    eventually(lambda: stack.status()["healthy"])  # Redis was restarted
     try:
         result = stack.play("rotate")
     finally:
@@ -279,7 +280,7 @@ def test_a_password_given_by_hand_is_applied_live(stack: Stack) -> None:
     assert stack.started()["postgres"] == started["postgres"]
     assert PgAdmin().connects()
     with stack.agentos() as agentos:
-        assert agentos.get("/ready").status_code == 200
+        eventually(lambda: agentos.get("/ready").status_code == 200)
     result = stack.play("rotate", "--tags", "pgadmin,redis")  # strange ones are proved to be gone
     assert result.returncode == 0, result.stdout + result.stderr
     check_whole(stack, now, secrets(stack))
