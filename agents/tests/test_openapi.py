@@ -148,6 +148,8 @@ def call_every_operation(
                 command = event.recorder.cases[name].value.as_curl_command()
                 failures.append(f"{wrong}: {response and response.text}\n    {command}")
     assert not failures, "\n".join(failures)
+    # Every operation may refuse a token that has expired, so no check would tell.
+    assert client.get("/config").status_code == 200
     return calls
 
 

@@ -22,7 +22,7 @@ def claims(tenant: str = "acme", sub: str = "alice", **others: Any) -> dict[str,
         "sub": sub,
         "tenant": tenant,
         "scopes": SCOPES,
-        "exp": int(time.time()) + 300,
+        "exp": int(time.time()) + 1800,  # longer than any module's tests take
     }
     return {name: value for name, value in (good | others).items() if value is not None}
 
