@@ -243,6 +243,7 @@ class Service:
         host = environment.get("AGENTOS_HOST", "127.0.0.1")
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 (close() closes it)
+        self.started = time.monotonic()
         self.process = subprocess.Popen(
             [sys.executable, *program],
             env={"PATH": os.environ["PATH"], **environment},
