@@ -39,6 +39,14 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
+@contextmanager
+def closed_port() -> Iterator[int]:
+    """Give a port of 127.0.0.1 that nothing listens on, nor can while the block lasts."""
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        yield int(holder.getsockname()[1])
+
+
 def wait_until(condition: Callable[[], bool], seconds: float = PATIENCE_S) -> None:
     """Wait until a condition holds; fail the test if it does not within so many seconds."""
     deadline = time.monotonic() + seconds

@@ -30,7 +30,7 @@ from sqlalchemy import Column, Connection, Table, create_engine, event, inspect,
 from sqlalchemy.dialects.postgresql import Insert
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from tests.servers import AGENTS, PATIENCE_S, Postgresql, free_port, wait_until
+from tests.servers import AGENTS, PATIENCE_S, Postgresql, closed_port, wait_until
 
 # With what shells, URLs, libpq and SQL each treat in a way of their own.
 PASSWORD = "p@ss 'wörd\"?#%\\" + secrets.token_hex(8)
@@ -737,8 +737,9 @@ def test_all_bad_settings_are_told(shared: Database, tmp_path: Path) -> None:
 
 
 def test_server_away(shared: Database) -> None:
-    url = f"postgresql://postgres:{PASSWORD[-16:]}@127.0.0.1:{free_port()}/postgres"
-    status, line = shared.refusal(MIGRATION_DATABASE_URL=url)
+    with closed_port() as port:
+        url = f"postgresql://postgres:{PASSWORD[-16:]}@127.0.0.1:{port}/postgres"
+        status, line = shared.refusal(MIGRATION_DATABASE_URL=url)
     assert status == 1
     assert line.startswith("agentos migrate: ") and "refused" in line
     assert PASSWORD[-16:] not in line

@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.servers import AGENTS, PATIENCE_S, Service, free_port, serving, wait_until
+from tests.servers import AGENTS, PATIENCE_S, Service, closed_port, serving, wait_until
 from tests.trial_app import PROGRAM
 
 STOP_LIMIT_S = 8  # Docker kills a container after 10
@@ -123,15 +123,17 @@ def test_healthcheck(service: Service) -> None:
 
 
 def test_healthcheck_of_nothing() -> None:
-    result = healthcheck(free_port())
+    with closed_port() as port:
+        result = healthcheck(port)
     assert result.returncode == 1
     assert result.stdout.startswith("agentos: /ready does not answer: ")
     assert result.stderr == ""
 
 
 def test_healthcheck_of_a_service_that_is_not_ready(environment: dict[str, str]) -> None:
-    nothing = {"REDIS_URL": f"redis://127.0.0.1:{free_port()}"}
-    with serving(environment | nothing) as service:
-        result = healthcheck(service.port)
+    with closed_port() as port:
+        nothing = {"REDIS_URL": f"redis://127.0.0.1:{port}"}
+        with serving(environment | nothing) as service:
+            result = healthcheck(service.port)
     assert result.returncode == 1
     assert result.stdout == "agentos: redis: nothing listens at its address\n"
