@@ -169,8 +169,10 @@ def test_wrong_url(
     reason: str,
 ) -> None:
     url = url.format(postgresql=postgresql.port, redis=redis.port)
-    with serving(environment | {variable: url}) as service:
-        assert not_ready(service, name) == reason
+    # The name server may be slow, or away.
+    resolver = {"RES_OPTIONS": "timeout:1 attempts:1"}
+    with serving(environment | resolver | {variable: url}) as service:
+        wait_until(lambda: not_ready(service, name) == reason)
 
 
 def test_starts_before_its_servers_and_finds_them(
