@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import agentos.agents
@@ -69,9 +70,13 @@ def trial() -> Workflow:
 
     async def act(step_input: StepInput) -> str:
         what, _, detail = str(step_input.input).partition(" ")
-        if what == "wait":
+        if what in ("wait", "until"):
             print("a run waits", flush=True)  # what `begin_runs` looks for
+        if what == "wait":
             await asyncio.sleep(float(detail))
+        elif what == "until":
+            while not os.path.exists(detail):
+                await asyncio.sleep(0.05)
         elif what == "raise":
             raise RuntimeError(SECRET)
         elif what == "fail":
@@ -124,13 +129,11 @@ class Outcome:
         return [error["error"]["code"] for error in errors] == ["storage_unavailable"]
 
 
-def begin_runs(
-    service: Service, threads: ThreadPoolExecutor, seconds: int
-) -> list[Future[Outcome]]:
-    """Start a run in each of the WAYS, and return when all are in a step that takes so long."""
+def begin_runs(service: Service, threads: ThreadPoolExecutor, over: Path) -> list[Future[Outcome]]:
+    """Start a run in each of the WAYS, and return when all wait in a step until a file is there."""
     before = service.log().count("a run waits")
-    runs = [threads.submit(run, service, way, f"wait {seconds}") for way in WAYS]
-    wait_until(lambda: service.log().count("a run waits") == before + len(WAYS))
+    runs = [threads.submit(run, service, way, f"until {over}") for way in WAYS]
+    wait_until(lambda: service.log().count("a run waits") >= before + len(WAYS))
     return runs
 
 
