@@ -586,8 +586,8 @@ def test_stops_with_a_run_in_the_background(
             threads.submit(run, service, "background stream", "wait 61").add_done_callback(
                 lambda done: done.exception()
             )
-            time.sleep(0.5)
-            assert service.stop() < 8
+            wait_until(lambda: service.log().count("a run waits") == 2)
+            assert service.stop() < 10  # then Docker would kill it
         assert service.process.returncode == 0
     statement = "SELECT status FROM agentos.agno_runs WHERE status <> 'COMPLETED' AND"
     rows = pg.query(f"{statement} run_data->>'input' LIKE 'wait 6_'")
