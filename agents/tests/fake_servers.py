@@ -3,7 +3,6 @@
 import json
 import socketserver
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,8 +10,6 @@ from typing import Any
 
 # What a model's server says of an error, beside the key that it was sent.
 UPSTREAM_DETAIL = "a-detail-of-the-upstream"
-# How long a model that hangs does.
-HANG_S = 1.5
 
 
 class FakeModel(ThreadingHTTPServer):
@@ -45,7 +42,7 @@ class _ModelHandler(BaseHTTPRequestHandler):
         behaviour = self.server.behaviour
         openai = self.path == "/v1/chat/completions"
         if behaviour == "hang":
-            time.sleep(HANG_S)
+            self.rfile.read(1)  # until the client hangs up
             self.close_connection = True
         elif behaviour.isdigit():
             message = f"The key {key} is bad: {UPSTREAM_DETAIL}"

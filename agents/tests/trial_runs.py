@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import agentos.agents
 import httpx
 from agentos import app, runtime, workflows
+from agentos.agents import models
 from agentos.workflows.base import Workflow
 from agentos.workflows.steps import StepFailedError, step
 from agno.workflow import StepInput
@@ -39,7 +39,7 @@ WAYS = ("plain", "stream", "background", "background stream", "websocket")
 def create() -> ASGIApp:
     """Make the application."""
     vars(workflows)["create"] = lambda _settings: [trial()]
-    vars(agentos.agents)["TIMEOUT_S"] = 0.5
+    vars(models)["TIMEOUT_S"] = 2.0
     return app.create_app()
 
 
