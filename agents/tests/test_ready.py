@@ -89,15 +89,16 @@ def test_frozen_in_the_middle_of_a_query(postgresql: Postgresql) -> None:
         freezing = threading.Timer(0.5, postgresql.freeze)
         freezing.start()
         try:
-            return await Readiness({"postgresql": query, "hanging": hang}).check()
+            return await Readiness({"postgresql": query}).check()
         finally:
             freezing.join()
             postgresql.thaw()
 
-    checks = asyncio.run(check())
-    assert {check.reason for check in checks.values()} == {"no answer within 1.5 s"}
-    # A busy machine delays both.
-    assert checks["postgresql"].ms - checks["hanging"].ms < 500
+    found = asyncio.run(check())["postgresql"]
+    assert found.reason == "no answer within 1.5 s"
+    # A busy machine delays what waits for no server as well.
+    delay = asyncio.run(Readiness({"hanging": hang}).check())["hanging"].ms - 1500
+    assert found.ms < 2000 + 3 * delay
 
 
 def test_both_stopped(service: Service, postgresql: Postgresql, redis: RedisServer) -> None:

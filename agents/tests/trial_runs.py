@@ -39,7 +39,7 @@ WAYS = ("plain", "stream", "background", "background stream", "websocket")
 def create() -> ASGIApp:
     """Make the application."""
     vars(workflows)["create"] = lambda _settings: [trial()]
-    vars(models)["TIMEOUT_S"] = 2.0
+    vars(models)["TIMEOUT_S"] = 3.0
     return app.create_app()
 
 

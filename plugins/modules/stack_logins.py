@@ -201,7 +201,7 @@ def ask_agentos(host: str, port: int, path: str, token: str = "") -> int:
 
 def not_ready(host: str, port: int) -> str:
     """Why AgentOS does not call itself ready, which may take a moment on a busy machine; or ""."""
-    limit = time.monotonic() + TIMEOUT
+    limit = time.monotonic() + 2 * TIMEOUT  # one attempt may take half of it
     while True:
         try:
             status = ask_agentos(host, port, "/ready")

@@ -7,8 +7,8 @@ DOCUMENTATION = r"""
 module: stack_wait
 short_description: Wait for containers to be healthy
 description:
-  - Waits for all of them at once. One that exits, keeps restarting or turns unhealthy ends the
-    wait at once, with its last log lines and, where known, the fix.
+  - Waits for all of them at once. One that exits, keeps restarting or is found unhealthy by two
+    more probes ends the wait at once, with its last log lines and, where known, the fix.
   - One that the engine restarts once, after it had run for a while, is waited for.
   - A container without a health check counts only while it runs.
 options:
@@ -23,8 +23,8 @@ options:
     required: true
   needed:
     description:
-      - Those of them on which the health of the others depends. The others are not given up for
-        theirs before these are healthy.
+      - Names of those on which the health of the others may depend. While one of these is waited
+        for, no other is given up for its health.
     type: list
     elements: str
     default: []

@@ -146,6 +146,23 @@ def test_only_the_last_health_check_counts(
     assert filters.is_well(found) is well
 
 
+@pytest.mark.parametrize(
+    ("found", "healthy"),
+    [
+        ({"state": "running", "health": "healthy", "failing": False}, True),
+        # One probe that came late: the engine calls it healthy still, and the backup waits.
+        ({"state": "running", "health": "healthy", "failing": True}, True),
+        ({"state": "running", "health": "unhealthy", "failing": True}, False),
+        ({"state": "running", "health": "starting", "failing": False}, False),
+        ({"state": "paused", "health": "healthy", "failing": False}, False),
+        ({"state": "exited", "health": "healthy", "failing": False}, False),
+    ],
+)
+def test_healthy_services(filters: ModuleType, found: dict[str, Any], healthy: bool) -> None:
+    observed = {"services": {"redis": found}}
+    assert filters.healthy_services(observed) == (["redis"] if healthy else [])
+
+
 def vars_of(role: str) -> Any:
     """A role's internal variables."""
     return read_yaml(f"roles/{role}/vars/main.yml")

@@ -181,6 +181,7 @@ def test_silence_is_no_refusal(logins: ModuleType) -> None:
     [
         ([200], ""),
         ([503, OSError("timed out"), 200], ""),
+        ([OSError("timed out"), 503, 200], ""),
         ([503], "is not ready (status 503)"),
         ([OSError("timed out")], "could not be asked: timed out"),
     ],
@@ -188,13 +189,21 @@ def test_silence_is_no_refusal(logins: ModuleType) -> None:
 def test_one_late_answer_does_not_undo_a_rotation(
     logins: ModuleType, monkeypatch: pytest.MonkeyPatch, answers: list[Any], problem: str
 ) -> None:
+    now = 0.0
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
     def ask(*_: object) -> int:
         answer = answers.pop(0) if len(answers) > 1 else answers[0]
         if isinstance(answer, OSError):
+            sleep(logins.TIMEOUT)
             raise answer
         return int(answer)
 
     monkeypatch.setattr(logins, "ask_agentos", ask)
-    monkeypatch.setattr(logins, "TIMEOUT", 0.2)
-    monkeypatch.setattr(logins.time, "sleep", lambda _: None)
+    monkeypatch.setattr(logins.time, "sleep", sleep)
+    monkeypatch.setattr(logins.time, "monotonic", lambda: now)
     assert logins.not_ready("127.0.0.1", 7777) == problem
+    assert now < 4 * logins.TIMEOUT

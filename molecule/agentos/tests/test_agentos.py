@@ -199,17 +199,18 @@ def test_a_frozen_server_is_told_at_once_and_forgotten_when_it_goes_on(stack: St
                     "/workflows/stack-check/runs", data={"message": "x", "stream": "false"}
                 ),
             ):
-                # A busy machine delays what waits for no server as well.
-                delay = 0.0
+                delays = []
                 with ThreadPoolExecutor() as pool:
                     asked = pool.submit(ask)
                     while not asked.done():
-                        delay = max(delay, client.get("/health").elapsed.total_seconds())
+                        delays.append(client.get("/health").elapsed.total_seconds())
                         time.sleep(0.05)
                 answer = asked.result()
                 assert answer.status_code == 503, answer.text
                 assert int(answer.headers["Retry-After"]) > 0
-                assert answer.elapsed.total_seconds() < 2 + 3 * delay
+                # A busy machine delays what waits for no server as well; but something is answered.
+                seconds = answer.elapsed.total_seconds()
+                assert seconds < 2 or (seconds < 2 + 3 * max(delays) and len(delays) > 3), delays
             assert client.get("/health").status_code == 200
         finally:
             stack.client.unpause(f"{NAME}_postgres")

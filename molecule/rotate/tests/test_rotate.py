@@ -211,11 +211,11 @@ def test_everything_is_changed_live(stack: Stack) -> None:
 
 def test_a_step_that_fails_is_put_back(stack: Stack) -> None:
     """Redis has its new password by then; PostgreSQL may not write its own."""
+    eventually(lambda: stack.status()["healthy"])  # Redis was just restarted
     before, started = secrets(stack), stack.started()
     stack.sql("ALTER SYSTEM SET default_transaction_read_only = on")
     stack.sql("SELECT pg_reload_conf()")
     eventually(lambda: stack.sql("SHOW default_transaction_read_only") == "on")
-    eventually(lambda: stack.status()["healthy"])  # Redis was restarted
     try:
         result = stack.play("rotate")
     finally:

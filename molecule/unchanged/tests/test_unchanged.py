@@ -7,7 +7,8 @@ import os
 import re
 import shutil
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +26,26 @@ def entered(stack: Stack, *options: str, **how: Any) -> set[str]:
     return set(re.findall(r"^TASK \[(\w+) : ", output, re.MULTILINE)) - {"engine"}
 
 
-def assert_enters(stack: Stack, roles: set[str], *options: str, **how: Any) -> None:
-    """Fail the test unless a plain run enters these roles, and no other for no reason.
+def fails_now_and_then(stack: Stack, service: str) -> bool:
+    """Whether a health probe failed after one that succeeded, of the last few since the start."""
+    state = stack.inspect(service)["State"]
+    started = datetime.fromisoformat(state["StartedAt"])
+    probes = [p for p in state["Health"]["Log"] if datetime.fromisoformat(p["Start"]) > started]
+    return (True, False) in pairwise(p["ExitCode"] == 0 for p in probes)
 
-    A health probe just before that took too long, on a busy machine, is a reason.
+
+def assert_enters(stack: Stack, roles: set[str], *options: str, **how: Any) -> None:
+    """Fail the test unless a plain run enters these roles and no other.
+
+    On a busy machine a health probe may take too long. A service whose last one has is looked into.
     """
-    just_before = datetime.now(UTC) - timedelta(seconds=4)
     found = entered(stack, *options, **how)
-    probes = [p for s in stack.services() for p in stack.inspect(s)["State"]["Health"]["Log"]]
-    failed = [datetime.fromisoformat(p["Start"]) for p in probes if p["ExitCode"] != 0]
-    assert found == roles or (found > roles and max(failed, default=just_before) > just_before), (
-        found
-    )
+    excused = {s for s in stack.services() if s not in roles and fails_now_and_then(stack, s)}
+    if roles & {"postgres", "redis"}:
+        excused -= {"agentos"}  # which fails for want of them
+    elif "postgres" in excused:
+        excused |= {"agentos"}
+    assert roles <= found <= roles | excused | ({"images"} if excused else set()), found
 
 
 def memory(stack: Stack, service: str) -> int:
@@ -206,11 +215,11 @@ def test_agentos_is_waited_for_however_long_redis_takes(
     stop(stack, "redis")
     eventually(lambda: stack.inspect("agentos")["State"]["Health"]["Status"] == "unhealthy")
     run = faults.begin(stack, "dev")
-    eventually(lambda: stack.inspect("redis")["State"]["Running"])
+    faults.wait_for(run, lambda: bool(stack.inspect("redis")["State"]["Running"]))
     stack.client.kill(f"{NAME}_redis", "SIGSTOP")
     try:
         before = failures()
-        eventually(lambda: failures() >= before + 3 or run.poll() is not None)
+        faults.wait_for(run, lambda: failures() >= before + 3)
     finally:
         stack.client.kill(f"{NAME}_redis", "SIGCONT")
     output = run.communicate(timeout=3 * PATIENCE)[0]
