@@ -70,7 +70,11 @@ def end(run: subprocess.Popen[str], number: signal.Signals) -> str:
         for worker in workers:
             with contextlib.suppress(psutil.NoSuchProcess):
                 worker.kill()
-    return run.communicate(timeout=PATIENCE)[0]
+    try:
+        return run.communicate(timeout=PATIENCE)[0]
+    except subprocess.TimeoutExpired:
+        run.kill()
+        raise
 
 
 def job_runs(stack: Stack, service: str, job: str) -> Callable[[], bool]:

@@ -14,6 +14,7 @@ import io
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any, NoReturn
@@ -21,6 +22,7 @@ from unittest import mock
 
 from ansible._internal._templating._jinja_bits import AnsibleEnvironment
 from ansible.executor.process import worker
+from ansible.executor.task_queue_manager import FinalQueue
 from ansible.inventory.host import Host
 from ansible.playbook.play_context import PlayContext
 from ansible.playbook.task import Task
@@ -135,6 +137,40 @@ def as_if_forked() -> Iterator[None]:
                 os.set_inheritable(number, False)
 
 
+@contextlib.contextmanager
+def not_cut_short() -> Iterator[None]:
+    """Have a signal that ends a run wait until this is done."""
+    if threading.current_thread() is not threading.main_thread():  # which no signal interrupts
+        yield
+        return
+    came: list[int] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        signal.signal(number, lambda number, frame: came.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for caught in came:
+            signal.raise_signal(caught)
+
+
+def send_whole() -> None:
+    """Have no result be sent in part: who reads the queue waits for the rest, and the run for him.
+
+    Results of containers are longer than what a pipe takes at once, and Ctrl-C raises an exception
+    wherever this process is.
+    """
+    put = FinalQueue.put
+
+    def put_whole(self: FinalQueue, message: Any) -> None:
+        with not_cut_short():
+            put(self, message)
+
+    FinalQueue.put = put_whole
+
+
 def compile_once() -> None:
     """Have a template compiled when it is first met, not in each task that looks at it."""
     compile_anew = AnsibleEnvironment.compile
@@ -156,4 +192,5 @@ def install() -> None:
     """Have the strategies take this worker."""
     if strategy.WorkerProcess is not Worker:
         strategy.WorkerProcess = Worker
+        send_whole()
         compile_once()

@@ -168,6 +168,38 @@ print("went on")
     assert run.stdout.splitlines() == ["begun", "tidied up"] and "KeyboardInterrupt" in run.stderr
 
 
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+def test_a_result_is_sent_whole_whatever_ends_the_run(number: str) -> None:
+    """Else Ansible would wait for the rest of it, and never end."""
+    run = program(f"""
+import time
+sys.path.append("plugins/executor")
+import in_process
+from ansible.executor.task_queue_manager import FinalQueue
+in_process.install()
+queue, read = FinalQueue(), []
+def work():
+    time.sleep(0.5)
+    read.extend([len(queue.get()), queue.get()])
+reader = threading.Thread(target=work, daemon=True)
+class Ended(BaseException):
+    pass
+def end(*_):
+    raise Ended
+signal.signal(signal.{number}, end)
+reader.start()
+threading.Timer(0.2, os.kill, [os.getpid(), signal.{number}]).start()
+try:
+    queue.put("x" * 1_000_000)  # more than a pipe takes before it is read
+except Ended:
+    queue.put("the end")
+reader.join(10)
+print(read, signal.getsignal(signal.{number}) is end)
+os._exit(0)
+""")
+    assert run.stdout == "[1000000, 'the end'] True\n", run.stderr
+
+
 def test_how_one_docker_container_compares_is_not_how_the_next_one_does() -> None:
     run = program("""
 import importlib
