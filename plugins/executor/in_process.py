@@ -1,4 +1,4 @@
-"""Tasks of this machine in Ansible's own process, and each template compiled once.
+"""Tasks of this machine in Ansible's own process, results sent whole, templates compiled once.
 
 Ansible forks a worker for every task, and forgets with it all that the worker read and compiled.
 Parent and worker then copy some 3,300 pages as they touch them, which takes ten times as long as
@@ -157,7 +157,7 @@ def not_cut_short() -> Iterator[None]:
 
 
 def send_whole() -> None:
-    """Have no result be sent in part: who reads the queue waits for the rest, and the run for him.
+    """Have no result be sent in part: its reader would wait for the rest, and the run for the reader.
 
     Results of containers are longer than what a pipe takes at once, and Ctrl-C raises an exception
     wherever this process is.
